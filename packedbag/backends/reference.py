@@ -1,0 +1,285 @@
+"""The oracle: every rule of DESIGN 2.1 in plain NumPy. Never optimised; every other backend equals it.
+
+Shapes and contracts stand in `packedbag.backends.protocol`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from packedbag.core.layout import pack_array, unpack_array, view_words
+from packedbag.core.philox import halfwords
+
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+ZERO = np.float32(0)
+RUN = 64  # occurrences summed in one go: the unit by which a hot row's sum may be split among threads
+TOUCHES = 0xFF  # the low bits of a row's state word: how often it was touched
+MAX_TOUCHES = 100  # where the moving average stops lengthening
+EPSILON = np.float32(1e-8)
+LARGEST = np.finfo(np.float32).max
+
+
+def missing() -> str | None:
+    """Return why this backend cannot run here: never."""
+    return None
+
+
+def flat_offsets(indices: npt.NDArray[Any], offsets: I64 | None) -> I64:
+    """Return offsets (B + 1,), which 2-D ``indices`` imply."""
+    if offsets is not None:
+        return offsets
+    bags, length = indices.shape
+    return np.arange(bags + 1, dtype=np.int64) * length
+
+
+def signs(words: Any, rows: I64, embedding_dim: int) -> npt.NDArray[np.int64]:
+    """Return the weights of ``rows`` as +1 and -1, (K, D)."""
+    return np.where(unpack_array(words[rows], embedding_dim), 1, -1)
+
+
+def bfloat16_bits(values: F32) -> npt.NDArray[np.uint16]:
+    """Round float32 to bfloat16, nearest even, and return its bits."""
+    bits = np.ascontiguousarray(values).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def reduce_bag(mode: str, rows: npt.NDArray[np.int64]) -> F32:
+    """Reduce the rows of +-1 of one bag, (n, D) -> (D,) float32."""
+    count, dim = rows.shape
+    total = rows.sum(axis=0)
+    if mode == "majority":
+        return np.where(total >= 0, 1, -1).astype(np.float32)
+    if count == 0:
+        return np.zeros(dim, np.float32)
+    if mode == "max":
+        return rows.max(axis=0).astype(np.float32)
+    if mode == "mean":
+        return total.astype(np.float32) / np.float32(count)
+    return total.astype(np.float32)
+
+
+def lane_sum(x: F32) -> F32:
+    """Sum (R, D) float32 over the columns in 32 lanes: words ascending, then lanes +16, +8, +4, +2, +1."""
+    rows, dim = x.shape
+    padded = np.zeros((rows, -(-dim // 32) * 32), np.float32)
+    padded[:, :dim] = x
+    lanes = np.zeros((rows, 32), np.float32)
+    for word in padded.reshape(rows, -1, 32).transpose(1, 0, 2):
+        lanes = lanes + word
+    for half in (16, 8, 4, 2, 1):
+        lanes = lanes[:, :half] + lanes[:, half : 2 * half]
+    return lanes[:, 0]
+
+
+class Reference:
+    """The oracle as a backend."""
+
+    name: ClassVar[str] = "reference"
+    arrays: ClassVar[str] = "numpy"
+
+    def bag(
+        self,
+        words: Any,
+        indices: Any,
+        offsets: I64 | None,
+        weights: F32 | None,
+        row_scale: F32 | None,
+        out: Any,
+        *,
+        embedding_dim: int,
+        mode: str,
+        output: str,
+        padding_idx: int,
+        bounds: str,
+    ) -> int:
+        """See `packedbag.backends.protocol.Backend.bag`."""
+        if bounds == "raise":
+            in_bags = indices.reshape(-1)[: flat_offsets(indices, offsets)[-1]]
+            outside = (in_bags < 0) | (in_bags >= len(words))
+            bad = np.flatnonzero(outside)  # padding_idx is a row of the table, so padding is never outside
+            if len(bad):
+                return int(bad[0])
+        rows, positions, ends = self.keep(
+            indices, offsets, num_embeddings=len(words), padding_idx=padding_idx, bounds=bounds
+        )
+        for b in range(len(ends) - 1):
+            entries = slice(int(ends[b]), int(ends[b + 1]))
+            bag = signs(words, rows[entries], embedding_dim)
+            if weights is None and row_scale is None:
+                values = reduce_bag(mode, bag)
+            else:
+                factors = np.ones(len(bag), np.float64)
+                if weights is not None:
+                    factors *= weights.reshape(-1)[positions[entries]]
+                if row_scale is not None:
+                    factors *= row_scale[rows[entries]]
+                values = (factors[:, None] * bag).sum(axis=0).astype(np.float32)
+                if mode == "mean":
+                    values = values / np.float32(max(len(bag), 1))
+            if output == "uint32":
+                empty_max = mode == "max" and len(bag) == 0
+                out[b] = pack_array(np.zeros(embedding_dim, bool) if empty_max else values > 0).view(out.dtype)
+            elif output == "int32":
+                out[b] = bag.sum(axis=0)
+            elif output == "bfloat16":
+                out[b] = bfloat16_bits(values)
+            else:
+                with np.errstate(over="ignore"):  # float16 has no room for long bags: inf, as IEEE says
+                    out[b] = values
+        return -1
+
+    def keep(
+        self, indices: Any, offsets: I64 | None, *, num_embeddings: int, padding_idx: int, bounds: str
+    ) -> tuple[I64, I64, I64]:
+        """See `packedbag.backends.protocol.Backend.keep`."""
+        ends = flat_offsets(indices, offsets)
+        flat = indices.reshape(-1).astype(np.int64)
+        kept = np.zeros(len(flat), np.bool_)
+        kept[: ends[-1]] = True  # what lies behind the last bag belongs to none
+        if padding_idx >= 0:
+            kept &= flat != padding_idx
+        if bounds == "clamp" and num_embeddings > 0:
+            flat = flat.clip(0, num_embeddings - 1)
+        kept &= (flat >= 0) & (flat < num_embeddings)
+        before = np.concatenate([[0], np.cumsum(kept)])
+        return flat[kept], np.flatnonzero(kept), before[ends].astype(np.int64)
+
+    def max_columns(self, words: Any, rows: I64, offsets: I64, *, embedding_dim: int) -> Any:
+        """See `packedbag.backends.protocol.Backend.max_columns`."""
+        bits = unpack_array(words[rows], embedding_dim)
+        takes = np.zeros_like(bits)
+        for b in range(len(offsets) - 1):
+            start, end = int(offsets[b]), int(offsets[b + 1])
+            if start == end:
+                continue
+            bag = bits[start:end]
+            first = (bag == bag.any(axis=0)).argmax(axis=0)
+            takes[start + first, np.arange(embedding_dim)] = True
+        return pack_array(takes) if len(takes) else np.zeros((0, words.shape[1]), np.uint32)
+
+    def weight_gradient(
+        self,
+        words: Any,
+        rows: I64,
+        bags: I64,
+        grad: F32,
+        *,
+        embedding_dim: int,
+        row_scale: F32 | None,
+        counts: F32 | None,
+    ) -> F32:
+        """See `packedbag.backends.protocol.Backend.weight_gradient`."""
+        result = self.row_dot(words, rows, grad[bags], embedding_dim=embedding_dim)
+        if row_scale is not None:
+            result = result * row_scale[rows]
+        return result if counts is None else result / counts[bags]
+
+    def merge(self, rows: I64) -> tuple[I64, I64, I64]:
+        """See `packedbag.backends.protocol.Backend.merge`."""
+        order = np.argsort(rows, kind="stable").astype(np.int64)
+        distinct, first = np.unique(rows[order], return_index=True)
+        return distinct, np.append(first, len(rows)).astype(np.int64), order
+
+    def sum_rows(
+        self,
+        grad: F32,
+        bags: I64,
+        order: I64,
+        starts: I64,
+        *,
+        weights: F32 | None,
+        scale: F32 | None,
+        counts: F32 | None,
+        columns: Any | None,
+        factor: float,
+    ) -> F32:
+        """See `packedbag.backends.protocol.Backend.sum_rows`."""
+        dim = grad.shape[1]
+        out = np.zeros((len(starts) - 1, dim), np.float32)
+        for u in range(len(out)):
+            occurrences = order[starts[u] : starts[u + 1]]
+            total = np.zeros(dim, np.float32)
+            for run in range(0, len(occurrences), RUN):
+                partial = np.zeros(dim, np.float32)
+                for e in occurrences[run : run + RUN]:
+                    g = grad[bags[e]]
+                    if weights is not None:
+                        g = g * weights[e]
+                    if scale is not None:
+                        g = g * scale[u]
+                    if counts is not None:
+                        g = g / counts[bags[e]]
+                    if columns is not None:
+                        g = np.where(unpack_array(columns[e], dim), g, ZERO)
+                    partial = partial + g
+                total = total + partial
+            out[u] = total * np.float32(factor)
+        return out
+
+    def row_dot(self, words: Any, rows: I64, grad: F32, *, embedding_dim: int) -> F32:
+        """See `packedbag.backends.protocol.Backend.row_dot`."""
+        return lane_sum(grad * signs(words, rows, embedding_dim).astype(np.float32))
+
+    def counter_update(
+        self,
+        words: Any,
+        planes: npt.NDArray[np.int32],
+        row_state: npt.NDArray[np.int32] | None,
+        rows: I64,
+        grad: F32,
+        *,
+        embedding_dim: int,
+        bits: int,
+        rate: float,
+        adaptivity: str | None,
+        seed: int,
+        step: int,
+        table: int,
+    ) -> None:
+        """See `packedbag.backends.protocol.Backend.counter_update`."""
+        with np.errstate(over="ignore", invalid="ignore"):  # extreme gradients saturate; they do not warn
+            r = np.full(len(rows), rate, np.float32)
+            if row_state is not None:
+                row_state[rows], statistic = self._row_statistic(row_state[rows], grad, adaptivity)
+                r = np.float32(rate) / (np.sqrt(statistic) + EPSILON)
+            x = r[:, None] * grad
+            size = np.minimum(np.abs(x), np.float32(2**bits))
+            size = np.where(np.isnan(x), ZERO, size)  # sums that overflowed both ways have no direction
+        whole = np.trunc(size)
+        h = halfwords(rows, embedding_dim, seed=seed, step=step, table=table).astype(np.float32)
+        n = whole.astype(np.int64) + (h + np.float32(0.5) < np.float32(65536) * (size - whole))
+        half = 2 ** (bits - 1)
+        bit = unpack_array(words[rows], embedding_dim)
+        m = sum(
+            (unpack_array(planes[rows][:, :, p], embedding_dim).astype(np.int64) << p for p in range(bits - 1)),
+            start=np.zeros(grad.shape, np.int64),
+        )
+        v = np.where(bit, m, -1 - m) - np.where(x < 0, -n, n)
+        v = v.clip(-half, half - 1)
+        m = np.where(v >= 0, v, -1 - v)
+        words[rows] = pack_array(v >= 0).view(words.dtype)
+        for p in range(bits - 1):
+            planes[rows, :, p] = view_words(pack_array((m >> p & 1).astype(np.bool_)), "int32")
+
+    def _row_statistic(
+        self, state: npt.NDArray[np.int32], grad: F32, adaptivity: str | None
+    ) -> tuple[npt.NDArray[np.int32], F32]:
+        """Return the new state words of rows and the statistic S to divide by."""
+        word = state.view(np.uint32)
+        touches = np.minimum((word & TOUCHES) + 1, MAX_TOUCHES).astype(np.uint32)
+        old = (word & ~np.uint32(TOUCHES)).view(np.float32)
+        q = lane_sum(grad * grad) / np.float32(grad.shape[1])
+        q = np.where(q < LARGEST, q, LARGEST)  # S stays finite whatever the gradient
+        if adaptivity == "ema":
+            new = old + (q - old) / touches.astype(np.float32)
+        else:
+            new = np.minimum(old + q, LARGEST)
+        stored = (new.view(np.uint32) & ~np.uint32(TOUCHES)) | touches
+        return stored.view(np.int32), new
+
+
+BACKEND = Reference()

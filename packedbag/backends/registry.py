@@ -1,0 +1,81 @@
+"""Which backends exist, which can run here, and which one to use."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+from dataclasses import dataclass
+
+from packedbag.backends.protocol import Backend
+from packedbag.core.errors import BackendError
+
+#: Forces a backend by name, for tests and for finding out which one is at fault.
+ENVIRONMENT = "PACKEDBAG_BACKEND"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the registry: the module that holds ``BACKEND`` and ``missing()``, and where it can run."""
+
+    module: str
+    devices: tuple[str, ...]  # () is every device
+    arrays: str
+
+
+#: In order of preference. A backend is one row here and one file beside this one.
+REGISTRY: dict[str, Entry] = {
+    "native_cpu": Entry("packedbag.backends.native_cpu", ("cpu",), "numpy"),
+    "eager": Entry("packedbag.backends.eager", (), "torch"),
+    "reference": Entry("packedbag.backends.reference", ("cpu",), "numpy"),
+}
+
+
+@functools.cache
+def missing(name: str) -> str | None:
+    """Return why backend ``name`` cannot run here, or None when it can."""
+    if name not in REGISTRY:
+        raise BackendError(name, "does not exist", ", ".join(REGISTRY))
+    if REGISTRY[name].arrays == "torch" and importlib.util.find_spec("torch") is None:
+        return "torch is not installed"
+    reason: str | None = importlib.import_module(REGISTRY[name].module).missing()
+    return reason
+
+
+def available(device: str = "cpu") -> tuple[str, ...]:
+    """Return the names of the backends that can run on ``device`` ("cpu", "cuda", ...), best first."""
+    kind = str(device).split(":")[0]
+    return tuple(
+        name for name, entry in REGISTRY.items() if (not entry.devices or kind in entry.devices) and not missing(name)
+    )
+
+
+@functools.cache
+def get(name: str) -> Backend:
+    """Return backend ``name``, or raise `BackendError` with the reason why it cannot run here."""
+    reason = missing(name)
+    if reason:
+        raise BackendError(name, f"cannot run here: {reason}", ", ".join(available()))
+    backend: Backend = importlib.import_module(REGISTRY[name].module).BACKEND
+    return backend
+
+
+def select(device: str = "cpu", *, arrays: str | None = None) -> Backend:
+    """Return the backend to use on ``device``: the forced one, else the best available.
+
+    Args:
+        arrays: "numpy" leaves out the backends that need torch, unless one of them is forced.
+    """
+    return _select(str(device).split(":")[0], arrays, os.environ.get(ENVIRONMENT))
+
+
+@functools.cache
+def _select(kind: str, arrays: str | None, forced: str | None) -> Backend:
+    if forced:
+        backend = get(forced)
+        if forced not in available(kind):
+            raise BackendError(forced, f"does not run on {kind!r}", ", ".join(available(kind)))
+        return backend
+    names = [name for name in available(kind) if arrays in (None, REGISTRY[name].arrays)]
+    return get(names[0])

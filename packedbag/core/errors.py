@@ -1,0 +1,95 @@
+"""Every error of packedbag; each class composes its own text.
+
+An error names the argument, the value seen, what is allowed, and what to pass instead. Each class also
+derives from the built-in a caller would expect (``ValueError``, ``TypeError``, ``IndexError``), so that code
+written against ``torch.nn.EmbeddingBag`` keeps working.
+"""
+
+from __future__ import annotations
+
+
+class PackedBagError(Exception):
+    """Base class of every error raised by packedbag."""
+
+
+class ArgumentError(PackedBagError, ValueError):
+    """An argument has a value that is not allowed."""
+
+    def __init__(self, argument: str, seen: object, allowed: str, advice: str = "") -> None:
+        super().__init__(f"{argument} is {seen}; it must be {allowed}." + (f" {advice}" if advice else ""))
+        self.argument = argument
+
+
+class DtypeError(PackedBagError, TypeError):
+    """An array has a dtype that is not allowed."""
+
+    def __init__(self, argument: str, seen: object, allowed: str, advice: str = "") -> None:
+        super().__init__(
+            f"{argument} has dtype {str(seen).removeprefix('torch.')}; it must be {allowed}."
+            + (f" {advice}" if advice else "")
+        )
+        self.argument = argument
+
+
+class ShapeError(PackedBagError, ValueError):
+    """An array has a shape that is not allowed."""
+
+    def __init__(self, argument: str, seen: object, allowed: str, advice: str = "") -> None:
+        shape = ", ".join(map(str, seen)) if isinstance(seen, (tuple, list)) else str(seen)
+        super().__init__(
+            f"{argument} has shape ({shape}); it must be {allowed}."
+            + (f" {advice}" if advice else "")
+        )
+        self.argument = argument
+
+
+class IndexRangeError(PackedBagError, IndexError):
+    """An index lies outside ``[0, num_embeddings)``."""
+
+    def __init__(self, position: int, value: int, num_embeddings: int) -> None:
+        rows = f"rows 0..{num_embeddings - 1}" if num_embeddings else "no rows"
+        super().__init__(
+            f"indices[{position}] is {value}; the table has {rows}. "
+            f"Pass bounds='clamp' or 'skip' to accept such indices."
+        )
+        self.position = position
+        self.value = value
+
+
+class OffsetsError(PackedBagError, ValueError):
+    """``offsets`` do not describe bags: they must start at 0, never decrease, and stay within the indices."""
+
+    def __init__(self, position: int, value: int, allowed: str) -> None:
+        super().__init__(
+            f"offsets[{position}] is {value}; it must be {allowed}. "
+            f"Bag b is indices[offsets[b]:offsets[b + 1]]."
+        )
+        self.position = position
+
+
+class BackendError(PackedBagError, RuntimeError):
+    """A backend was asked for that does not exist or cannot run here."""
+
+    def __init__(self, name: str, reason: str, known: str) -> None:
+        super().__init__(f"backend {name!r} {reason}. Backends: {known}. `packedbag doctor` says why one is missing.")
+
+
+class MissingExtraError(PackedBagError, ImportError):
+    """An optional library is needed that is not installed."""
+
+    def __init__(self, what: str, library: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs {library}, which is not installed. Run: pip install 'packedbag[{extra}]'"
+        )
+        self.extra = extra
+
+
+class GradientError(PackedBagError, ValueError):
+    """A gradient is NaN or infinite; no bit was changed."""
+
+    def __init__(self, table: str) -> None:
+        super().__init__(
+            f"the gradient of table {table} is NaN or infinite; the step was refused and no bit has changed. "
+            f"Lower the learning rate of the dense part, clip its gradients, or use torch.amp.GradScaler."
+        )
+        self.table = table
