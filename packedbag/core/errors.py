@@ -36,10 +36,7 @@ class ShapeError(PackedBagError, ValueError):
 
     def __init__(self, argument: str, seen: object, allowed: str, advice: str = "") -> None:
         shape = ", ".join(map(str, seen)) if isinstance(seen, (tuple, list)) else str(seen)
-        super().__init__(
-            f"{argument} has shape ({shape}); it must be {allowed}."
-            + (f" {advice}" if advice else "")
-        )
+        super().__init__(f"{argument} has shape ({shape}); it must be {allowed}." + (f" {advice}" if advice else ""))
         self.argument = argument
 
 
@@ -61,8 +58,7 @@ class OffsetsError(PackedBagError, ValueError):
 
     def __init__(self, position: int, value: int, allowed: str) -> None:
         super().__init__(
-            f"offsets[{position}] is {value}; it must be {allowed}. "
-            f"Bag b is indices[offsets[b]:offsets[b + 1]]."
+            f"offsets[{position}] is {value}; it must be {allowed}. Bag b is indices[offsets[b]:offsets[b + 1]]."
         )
         self.position = position
 
@@ -78,9 +74,7 @@ class MissingExtraError(PackedBagError, ImportError):
     """An optional library is needed that is not installed."""
 
     def __init__(self, what: str, library: str, extra: str) -> None:
-        super().__init__(
-            f"{what} needs {library}, which is not installed. Run: pip install 'packedbag[{extra}]'"
-        )
+        super().__init__(f"{what} needs {library}, which is not installed. Run: pip install 'packedbag[{extra}]'")
         self.extra = extra
 
 
@@ -93,3 +87,21 @@ class GradientError(PackedBagError, ValueError):
             f"Lower the learning rate of the dense part, clip its gradients, or use torch.amp.GradScaler."
         )
         self.table = table
+
+
+class DataError(PackedBagError, ValueError):
+    """A data file cannot be read, is cut short, or holds what it should not; names the file and the line."""
+
+    def __init__(self, path: object, line: int | None, problem: str, advice: str = "") -> None:
+        where = f"{path}" if line is None else f"{path}, line {line}"
+        super().__init__(f"{where}: {problem}." + (f" {advice}" if advice else ""))
+        self.path = str(path)
+        self.line = line
+
+
+class CheckpointError(PackedBagError, RuntimeError):
+    """A checkpoint cannot be written, read, or does not belong to this run."""
+
+    def __init__(self, path: object, problem: str, advice: str) -> None:
+        super().__init__(f"{path}: {problem}. {advice}")
+        self.path = str(path)

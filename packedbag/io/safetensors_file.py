@@ -1,0 +1,92 @@
+"""One packed table in one safetensors file: the words, the scale, and what they mean."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from packedbag.core.errors import DataError, MissingExtraError
+from packedbag.core.layout import check_words
+from packedbag.io.atomic import replacing
+from packedbag.table import PackedTable
+
+FORMAT = "packedbag.table"
+VERSION = "1"
+
+
+def save(path: str | os.PathLike[str], table: PackedTable) -> None:
+    """Write ``table`` to ``path`` in one atomic step.
+
+    The file holds ``weight``, uint32 (V, W), and ``scale``, float32 () or (V,), if the table has one. Its
+    metadata are strings: ``format``, ``version``, ``embedding_dim``, and ``metadata``, the table's own as JSON.
+
+    Args:
+        path: the file to create or replace.
+        table: its ``metadata`` must be JSON.
+
+    Raises:
+        MissingExtraError: safetensors is not installed.
+        OSError: the file cannot be written; an older file of that name is unchanged.
+    """
+    arrays = {"weight": np.ascontiguousarray(table.words, dtype="<u4")}
+    if table.scale is not None:
+        arrays["scale"] = np.ascontiguousarray(table.scale, dtype="<f4")
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "embedding_dim": str(table.embedding_dim),
+        "metadata": json.dumps(dict(table.metadata or {}), sort_keys=True),
+    }
+    data = _library().save(arrays, metadata=header)
+    with replacing(path) as file:
+        file.write(data)
+
+
+def load(path: str | os.PathLike[str]) -> PackedTable:
+    """Read a table that `save` wrote.
+
+    Raises:
+        DataError: the file is missing, cut short, or holds something else.
+        MissingExtraError: safetensors is not installed.
+    """
+    library = _library()
+    if not Path(path).is_file():
+        raise DataError(path, None, "there is no such file")
+    try:
+        with library.safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    except (library.SafetensorError, OSError) as error:
+        raise DataError(path, None, f"is not a whole safetensors file ({error})", "Export the table again.") from None
+    if header.get("format") != FORMAT or "weight" not in arrays:
+        raise DataError(path, None, "is a safetensors file, but not a packed table", "packedbag.io writes such files.")
+    if header.get("version") != VERSION:
+        raise DataError(
+            path, None, f"has format version {header.get('version')!r}; this packedbag reads {VERSION!r}", "Upgrade it."
+        )
+    embedding_dim = int(header["embedding_dim"])
+    words = arrays["weight"]
+    check_words(words, embedding_dim)
+    return PackedTable(words, embedding_dim, scale=arrays.get("scale"), metadata=json.loads(header["metadata"]))
+
+
+class _Library:
+    """The three names of safetensors that are used here, imported on use."""
+
+    def __init__(self) -> None:
+        try:
+            import safetensors
+            import safetensors.numpy
+        except ImportError:
+            raise MissingExtraError("Writing or reading .safetensors", "safetensors", "io") from None
+        self.save: Any = safetensors.numpy.save
+        self.safe_open: Any = safetensors.safe_open
+        self.SafetensorError: type[Exception] = safetensors.SafetensorError
+
+
+def _library() -> _Library:
+    return _Library()
