@@ -1,0 +1,44 @@
+# The verbs of the project. `make demo` and `make test` do all the set-up themselves; a second run reuses .venv.
+#   make demo    train on MovieLens-100k with every embedding weight in one bit, and compare with fp32
+#   make test    all tests; ARGS="-k name" picks some
+#   make lint    ruff: rules and format          make types   mypy, strict, on core, backends and io
+#   make bench   forward pass against torch      make docs    HTML in docs/_build/html
+#   make wheel   a wheel in dist/                make clean   remove what a build made; .venv and runs/ stay
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint types bench docs wheel clean
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	$(BIN)/packedbag train movielens-100k --compare --output runs/movielens-100k
+
+test: $(READY)
+	$(BIN)/python -m pytest -q -n 2 $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy packedbag/core packedbag/backends packedbag/io
+
+bench: $(READY)
+	$(BIN)/python benchmarks/forward.py
+
+docs: $(READY)
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+wheel: $(READY)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf build dist docs/_build .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find packedbag tests benchmarks docs examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The compiled sources are listed, so that a change in one builds the native backend again.
+$(READY): pyproject.toml constraints.txt .ci/venv $(shell find cpu -type f)
+	.ci/venv $(PYTHON)
+	@touch $@
