@@ -78,6 +78,27 @@ class MissingExtraError(PackedBagError, ImportError):
         self.extra = extra
 
 
+class StateMismatchError(PackedBagError, ValueError):
+    """An optimizer's saved state does not belong to the tables it is loaded for."""
+
+    def __init__(self, what: str, seen: str, expected: str) -> None:
+        super().__init__(
+            f"{what} has {seen}; this optimizer has {expected}. "
+            f"Load it into an optimizer of the same tables, in the same order; nothing was changed."
+        )
+
+
+class ReplacedAnchorError(PackedBagError, RuntimeError):
+    """Something replaced the anchor of a packed module."""
+
+    def __init__(self, module: str) -> None:
+        super().__init__(
+            f"the anchor parameter of {module} was replaced, as FSDP does: its gradients would be lost. FSDP is not "
+            f"supported yet. Use DistributedDataParallel(model, broadcast_buffers=False), or keep packed modules "
+            f"outside FSDP (ignored_modules)."
+        )
+
+
 class GradientError(PackedBagError, ValueError):
     """A gradient is NaN or infinite; no bit was changed."""
 

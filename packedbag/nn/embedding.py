@@ -1,0 +1,73 @@
+"""`PackedEmbedding`: `torch.nn.Embedding` with every weight in one bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from packedbag.nn.base import PackedModule
+from packedbag.ops.functional import as_single_bags, check_lookup_dtype, reduce_bags
+
+
+class PackedEmbedding(PackedModule):
+    """Look rows of +-1 up, one bit a weight.
+
+    Args:
+        num_embeddings, embedding_dim, scale, bounds, device, generator: as in `packedbag.PackedEmbeddingBag`.
+        padding_idx: this row reads as zeros and is not trained; negative values count from the end.
+        output_dtype: float32 (default), float16 or bfloat16.
+
+    Shapes:
+        ``forward(indices)``: any shape, int32 or int64; result (*indices.shape, D). An entry that
+        ``bounds="skip"`` drops is a row of zeros.
+
+    >>> PackedEmbedding(1000, 64)(torch.tensor([[1, 2, 3]])).shape
+    torch.Size([1, 3, 64])
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        padding_idx: int | None = None,
+        scale: str | None = None,
+        bounds: str = "raise",
+        output_dtype: torch.dtype | None = None,
+        device: Any = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        check_lookup_dtype(output_dtype)
+        super().__init__(
+            num_embeddings,
+            embedding_dim,
+            padding_idx=padding_idx,
+            scale=scale,
+            bounds=bounds,
+            output_dtype=output_dtype,
+            device=device,
+            generator=generator,
+        )
+
+    def forward(self, indices: torch.Tensor) -> torch.Tensor:
+        """Return the rows, (*indices.shape, D); see the class."""
+        if not torch.compiler.is_compiling() and torch.is_grad_enabled():
+            self._notice_ddp()
+        out = reduce_bags(
+            self.words,
+            as_single_bags(indices),
+            None,
+            None,
+            self.row_scale,
+            self.table_scale,
+            embedding_dim=self.embedding_dim,
+            mode="sum",
+            padding_idx=self.padding_idx,
+            include_last_offset=False,
+            bounds=self.bounds,
+            output_dtype=self.output_dtype,
+            anchor=self.anchor,
+            handle=self._handle,
+        )
+        return out.view(*indices.shape, self.embedding_dim)

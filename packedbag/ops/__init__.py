@@ -1,0 +1,1 @@
+"""torch's side: operator schemas, their autograd, and the functions users call."""

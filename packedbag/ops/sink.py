@@ -1,0 +1,262 @@
+"""`GradientSink`: where backward leaves gradients of packed rows until ``optimizer.step()`` drains them.
+
+Nothing of size V x D is ever made: a sink holds the rows that occurred, and grad_out (B, D).
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+import weakref
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from packedbag.backends.registry import select
+from packedbag.core.errors import PackedBagError, ReplacedAnchorError
+from packedbag.ops.bridge import csr_offsets, to_backend, to_torch
+
+#: What one backward call adds to the anchor's gradient: small, so that gradient norms do not see it.
+CALL = 2.0**-20
+#: Backward calls without a step before a sink that no optimizer owns says so.
+PATIENCE = 4
+#: The same for a sink that an optimizer owns: gradient accumulation is legitimate, unbounded growth is not.
+OWNED_PATIENCE = 1024
+
+
+class PackedSource(Protocol):
+    """What a sink and an optimizer need of a packed module."""
+
+    embedding_dim: int
+    num_embeddings: int
+    mode: str
+    padding_idx: int | None
+    include_last_offset: bool
+    bounds: str
+    anchor: torch.nn.Parameter
+
+    @property
+    def words(self) -> torch.Tensor:
+        """The table, (V, W) int32."""
+        ...
+
+    @property
+    def row_scale(self) -> torch.Tensor | None:
+        """The scale of each row, (V,) float32, or None."""
+        ...
+
+
+@dataclass
+class Gradients:
+    """Gradients of +-1 rows by occurrence, in order of backward calls, then of position.
+
+    Attributes:
+        rows: (K,) int64, the row of each kept entry.
+        bags: (K,) int64, its row in ``grad``.
+        grad: (B, D) float32.
+        weights: (K,) float32 per-sample weights, or None.
+        counts: (B,) float32 lengths to divide by ("mean" and "majority"), or None.
+        columns: (K, W) int32 words, the columns that take part ("max"), or None.
+        calls: how many backward calls these are.
+    """
+
+    rows: torch.Tensor
+    bags: torch.Tensor
+    grad: torch.Tensor
+    weights: torch.Tensor | None
+    counts: torch.Tensor | None
+    columns: torch.Tensor | None
+    calls: int = 1
+
+
+def concatenate(parts: list[Gradients]) -> Gradients:
+    """Join gradients of one table, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    shifts = itertools.accumulate((len(p.grad) for p in parts), initial=0)
+    weights = None
+    if any(p.weights is not None for p in parts):
+        # A product with 1 is exact, so calls without weights may join calls with them.
+        ones = [torch.ones(len(p.rows), device=p.grad.device) if p.weights is None else p.weights for p in parts]
+        weights = torch.cat(ones)
+    return Gradients(
+        rows=torch.cat([p.rows for p in parts]),
+        bags=torch.cat([p.bags + shift for p, shift in zip(parts, shifts, strict=False)]),
+        grad=torch.cat([p.grad for p in parts]),
+        weights=weights,
+        counts=_cat_optional([p.counts for p in parts]),
+        columns=_cat_optional([p.columns for p in parts]),
+        calls=sum(p.calls for p in parts),
+    )
+
+
+def _cat_optional(tensors: list[torch.Tensor | None]) -> torch.Tensor | None:
+    present = [t for t in tensors if t is not None]
+    return torch.cat(present) if present else None
+
+
+class GradientSink:
+    """The gradients of one packed module since the last step.
+
+    Args:
+        source: the module, held weakly: the sink belongs to it.
+    """
+
+    def __init__(self, source: PackedSource) -> None:
+        self._source = weakref.ref(source)
+        self.parts: list[Gradients] = []
+        self.owner: weakref.ref[Any] | None = None
+        self.process_group: Any = None
+        self.handle = next(_HANDLES)
+        self._settled = 0  # calls whose share has reached anchor.grad
+        self._version = -1  # anchor.grad's version when it did
+        self._abandoned = 0
+        self._warned = False
+        _SINKS[self.handle] = self
+
+    @property
+    def source(self) -> PackedSource:
+        """The module that this sink belongs to."""
+        module = self._source()
+        if module is None:
+            raise PackedBagError("the packed module of this gradient was deleted before backward. Keep a reference.")
+        return module
+
+    def link(self, anchor: torch.nn.Parameter) -> None:
+        """Make ``anchor`` lead to this sink, for optimizers and for noticing ``zero_grad``."""
+        _ANCHORS[anchor] = self
+        reference = weakref.ref(self)
+
+        def settle(parameter: torch.Tensor) -> None:
+            sink = reference()
+            if sink is not None and parameter.grad is not None and sink_of(parameter) is sink:
+                sink._settled = len(sink.parts)
+                sink._version = parameter.grad._version
+
+        anchor.register_post_accumulate_grad_hook(settle)
+
+    def push(
+        self,
+        indices: torch.Tensor,
+        offsets: torch.Tensor | None,
+        weights: torch.Tensor | None,
+        grad_out: torch.Tensor,
+    ) -> torch.Tensor:
+        """Keep one backward call's gradient; return what it adds to the anchor's, (1,) float32."""
+        source = self.source
+        check_anchor(self)
+        self._forget_abandoned(source.anchor)
+        words = source.words
+        backend = select(words.device.type)
+        indices = indices.contiguous()
+        if offsets is not None:
+            offsets = csr_offsets(offsets, indices.numel(), include_last_offset=source.include_last_offset)
+        kept = backend.keep(
+            to_backend(backend, indices),
+            to_backend(backend, offsets),
+            num_embeddings=source.num_embeddings,
+            padding_idx=-1 if source.padding_idx is None else source.padding_idx,
+            bounds=source.bounds,
+        )
+        rows, positions, starts = map(to_torch, kept)
+        lengths = starts.diff()
+        columns = None
+        if source.mode == "max":
+            columns = to_torch(
+                backend.max_columns(
+                    *(to_backend(backend, t) for t in (words, rows, starts)), embedding_dim=source.embedding_dim
+                )
+            )
+        # A copy: the caller, or a compiler's memory planner, may write over grad_out after this call.
+        grad = torch.empty(grad_out.shape, dtype=torch.float32, device=words.device).copy_(grad_out)
+        self.parts.append(
+            Gradients(
+                rows=rows,
+                bags=torch.repeat_interleave(lengths),
+                grad=grad,
+                weights=None if weights is None else weights.reshape(-1)[positions].to(torch.float32),
+                counts=lengths.to(torch.float32) if source.mode in ("mean", "majority") else None,
+                columns=columns,
+            )
+        )
+        self._warn_if_undrained(source)
+        finite = torch.isfinite(torch.linalg.vector_norm(grad, float("inf"))) if grad.numel() else grad.new_ones(())
+        return torch.where(finite.bool(), CALL, float("nan")).to(torch.float32).reshape(1)
+
+    def drain(self) -> Gradients | None:
+        """Return all gradients since the last drain, and forget them."""
+        parts = self.parts
+        self.clear()
+        self._abandoned = 0
+        return concatenate(parts) if parts else None
+
+    def set_owner(self, optimizer: Any) -> None:
+        """Note that ``optimizer`` drains this sink."""
+        self.owner = weakref.ref(optimizer)
+
+    def clear(self) -> None:
+        """Forget all gradients."""
+        self.parts = []
+        self._settled = 0
+
+    def _forget_abandoned(self, anchor: torch.nn.Parameter) -> None:
+        """Drop the calls whose share of the anchor's gradient ``zero_grad`` has removed."""
+        if not self._settled:
+            return
+        grad = anchor.grad
+        if grad is None or (grad._version != self._version and not bool(grad.any())):
+            self.parts = self.parts[self._settled :]
+            self._settled = 0
+            self._abandoned += 1
+
+    def _warn_if_undrained(self, source: PackedSource) -> None:
+        owned = self.owner is not None and self.owner() is not None
+        if self._warned or (len(self.parts) < (OWNED_PATIENCE if owned else PATIENCE) and self._abandoned < PATIENCE):
+            return
+        if owned and self._abandoned:
+            return  # a GradScaler that searches for its scale skips steps in a row
+        self._warned = True
+        held = sum(p.grad.nbytes + p.rows.nbytes + p.bags.nbytes for p in self.parts)
+        warnings.warn(
+            f"{type(source).__name__}({source.num_embeddings}, {source.embedding_dim}): "
+            f"{max(len(self.parts), self._abandoned)} backward calls and no step of a packed optimizer: its bits are "
+            f"not being trained, and {held} bytes of gradients wait. Pass packedbag.optim.packed_parameters(model) "
+            f"to CounterSGD or BitFlip and call step(), or freeze it: module.anchor.requires_grad_(False).",
+            stacklevel=2,
+        )
+
+
+_HANDLES = itertools.count()
+_SINKS: weakref.WeakValueDictionary[int, GradientSink] = weakref.WeakValueDictionary()
+
+
+def _new_anchor_map() -> Any:
+    from torch.utils.weak import WeakTensorKeyDictionary
+
+    return WeakTensorKeyDictionary()
+
+
+_ANCHORS: Any = _new_anchor_map()
+
+
+def get_sink(handle: int) -> GradientSink:
+    """Return the sink of ``handle``."""
+    sink = _SINKS.get(handle)
+    if sink is None:
+        raise PackedBagError("the packed module of this gradient was deleted before backward. Keep a reference to it.")
+    return sink
+
+
+def check_anchor(sink: GradientSink) -> None:
+    """Raise `ReplacedAnchorError` unless the module's anchor still leads to its sink."""
+    source = sink.source
+    anchor = source.__dict__["_parameters"].get("anchor")
+    if anchor is None or sink_of(anchor) is not sink:
+        raise ReplacedAnchorError(f"{type(source).__name__}({source.num_embeddings}, {source.embedding_dim})")
+
+
+def sink_of(anchor: torch.Tensor) -> GradientSink | None:
+    """Return the sink that ``anchor`` leads to, or None when it is no anchor of a packed module."""
+    sink: GradientSink | None = _ANCHORS.get(anchor)
+    return sink

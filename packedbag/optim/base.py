@@ -1,0 +1,283 @@
+"""`PackedOptimizer`: drains the sinks, merges the rows, and hands them to one method of its subclass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from packedbag.backends.protocol import Backend
+from packedbag.backends.registry import select
+from packedbag.core.errors import ArgumentError, GradientError, StateMismatchError
+from packedbag.ops.bridge import to_backend, to_torch
+from packedbag.ops.sink import CALL, GradientSink, Gradients, check_anchor, sink_of
+from packedbag.optim.gather import gather
+from packedbag.optim.row_scale import update_row_scale
+
+#: Gradient rows are summed and applied in pieces of this many bytes, so that a step's memory is bounded.
+CHUNK_BYTES = 4 << 20
+
+
+@dataclass
+class TableStep:
+    """One table in one step: what `PackedOptimizer.update_rows` works on, in the backend's own arrays.
+
+    Attributes:
+        words: (V, W).
+        state: the arrays of `PackedOptimizer.new_state`.
+        options: the parameter group.
+        step: updates done before this one.
+        table: the table's position in the optimizer.
+    """
+
+    backend: Backend
+    words: Any
+    state: dict[str, Any]
+    embedding_dim: int
+    options: dict[str, Any]
+    step: int
+    table: int
+
+
+class PackedOptimizer(torch.optim.Optimizer):
+    """Trains packed modules: a subclass says what state a table has, and how rows change.
+
+    Gradients come from the modules' sinks, not from ``param.grad``: the parameters are anchors, whose gradient
+    only carries what others multiplied the loss or the gradients by (GradScaler, clipping).
+
+    Args:
+        params: anchors, as `packedbag.optim.packed_parameters` returns them, or groups of them.
+        defaults: options of a group; ``lr`` among them.
+        seed: 0 <= seed < 2^64, of the random numbers; None draws one from torch's default generator.
+        process_group: whose ranks' gradients a step gathers; None takes the group of a surrounding
+            `torch.nn.parallel.DistributedDataParallel`, if there is one.
+    """
+
+    def __init__(self, params: Any, defaults: dict[str, Any], *, seed: int | None, process_group: Any) -> None:
+        if seed is None:
+            seed = int(torch.randint(2**63 - 1, ()))
+        if not 0 <= seed < 2**64:
+            raise ArgumentError("seed", seed, "in 0..2**64 - 1")
+        self.process_group = process_group
+        super().__init__(params, {**defaults, "scale_lr": defaults.get("scale_lr"), "seed": seed, "step": 0})
+
+    # What a subclass defines -------------------------------------------------------------------------------
+
+    def check_options(self, group: dict[str, Any]) -> None:
+        """Raise `ArgumentError` for an option of a parameter group that is not allowed."""
+        _check_rate("lr", group["lr"])
+        if group["scale_lr"] is not None:
+            _check_rate("scale_lr", group["scale_lr"])
+
+    def new_state(self, words: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the state of a table that was never updated."""
+        raise NotImplementedError
+
+    def update_rows(self, table: TableStep, rows: Any, grad: Any) -> None:
+        """Update ``rows`` (U,), distinct, with their gradients (U, D) float32, in place."""
+        raise NotImplementedError
+
+    # What torch calls --------------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of anchors; its options default to the optimizer's."""
+        if self.param_groups:  # seed and step are the optimizer's, not a group's
+            param_group = {**param_group, **{k: self.param_groups[0][k] for k in ("seed", "step")}}
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            for anchor in group["params"]:
+                sink = sink_of(anchor)
+                if sink is None:
+                    raise ArgumentError(
+                        "params",
+                        f"holding a tensor of shape {tuple(anchor.shape)} that belongs to no packed module",
+                        "the anchors of packed modules",
+                        "Pass packedbag.optim.packed_parameters(model) here, and dense_parameters(model) to a torch "
+                        "optimizer.",
+                    )
+                check_anchor(sink)
+            self.check_options(group)
+        except Exception:
+            self.param_groups.pop()
+            raise
+        for anchor in group["params"]:
+            _sink(anchor).set_owner(self)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every table that has gradients.
+
+        Raises:
+            GradientError: a gradient is NaN or infinite; no bit of any table has changed.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._refuse_non_finite()
+        work = []
+        for table, (anchor, group) in enumerate(self._tables()):
+            collected = self._collect(anchor, group, table)
+            if collected is not None:
+                work.append((table, anchor, group, *collected))
+        for table, anchor, group, gradients, factor in work:
+            self._update_table(table, anchor, group, gradients, factor)
+            anchor.grad = None
+        if work:
+            for group in self.param_groups:
+                group["step"] += 1
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of all tables."""
+        super().zero_grad(set_to_none)
+        for anchor, _ in self._tables():
+            _sink(anchor).clear()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state that `state_dict` returned; a resumed run equals an uninterrupted one, bit for bit.
+
+        torch's own version casts the state of a float32 parameter to float32, which destroys integers.
+
+        Raises:
+            StateMismatchError: the state is of other tables; nothing has changed.
+        """
+        anchors = [anchor for anchor, _ in self._tables()]
+        numbers = [n for group in state_dict["param_groups"] for n in group["params"]]
+        if len(numbers) != len(anchors):
+            raise StateMismatchError("the loaded state", f"{len(numbers)} tables", str(len(anchors)))
+        loaded = {}
+        for anchor, number in zip(anchors, numbers, strict=True):
+            if number in state_dict["state"]:
+                loaded[anchor] = self._checked_state(anchor, state_dict["state"][number], len(loaded))
+        before = self.state
+        try:
+            super().load_state_dict({**state_dict, "state": {}})
+            for group in self.param_groups:
+                self.check_options(group)
+        except ValueError as error:
+            self.state = before
+            raise StateMismatchError(
+                "the loaded state", "other parameter groups", f"{len(self.param_groups)}"
+            ) from error
+        for anchor, state in loaded.items():
+            self.state[anchor] = state
+
+    # -------------------------------------------------------------------------------------------------------
+
+    def _tables(self) -> Iterable[tuple[torch.Tensor, dict[str, Any]]]:
+        for group in self.param_groups:
+            for anchor in group["params"]:
+                yield anchor, group
+
+    def _collect(self, anchor: torch.Tensor, group: dict[str, Any], table: int) -> tuple[Gradients, float] | None:
+        """Drain a sink; return its gradients and what others multiplied them by, or None without any."""
+        sink = _sink(anchor)
+        received = 0.0 if anchor.grad is None else float(anchor.grad)
+        gradients = sink.drain()
+        if received == 0:  # zero_grad was called since: these gradients are not wanted
+            gradients = None
+        calls = gradients.calls if gradients else 0
+        process_group = self._group_of(sink)
+        if process_group is not None:
+            gradients, received, calls, seed = gather(gradients, received, group, process_group, anchor.device)
+            for each in self.param_groups:
+                each["seed"] = seed
+            if not math.isfinite(received):
+                raise GradientError(_describe(sink, table))
+        if gradients is None or received == 0:
+            return None
+        return gradients, received / (calls * CALL)
+
+    def _refuse_non_finite(self) -> None:
+        """Raise before anything is drained. With other ranks, all raise together, once they have met."""
+        for table, (anchor, _) in enumerate(self._tables()):
+            sink = _sink(anchor)
+            if self._group_of(sink) is None and anchor.grad is not None and not math.isfinite(float(anchor.grad)):
+                raise GradientError(_describe(sink, table))
+
+    def _group_of(self, sink: GradientSink) -> Any:
+        group = self.process_group or sink.process_group
+        return group if group is not None and torch.distributed.get_world_size(group) > 1 else None
+
+    def _update_table(
+        self, number: int, anchor: torch.Tensor, group: dict[str, Any], gradients: Gradients, factor: float
+    ) -> None:
+        source = _sink(anchor).source
+        words = source.words
+        state = self._state_of(anchor, words, group)
+        backend = select(words.device.type)
+        table = TableStep(
+            backend=backend,
+            words=to_backend(backend, words),
+            state={k: to_backend(backend, v) if isinstance(v, torch.Tensor) else v for k, v in state.items()},
+            embedding_dim=source.embedding_dim,
+            options=group,
+            step=group["step"],
+            table=number,
+        )
+        distinct, starts, order = backend.merge(to_backend(backend, gradients.rows))
+        grad, bags = to_backend(backend, gradients.grad), to_backend(backend, gradients.bags)
+        factors = {
+            "weights": to_backend(backend, gradients.weights),
+            "counts": to_backend(backend, gradients.counts),
+            "columns": to_backend(backend, gradients.columns),
+            "factor": factor,
+        }
+        scale = source.row_scale
+        chunk = max(1, CHUNK_BYTES // (4 * source.embedding_dim))
+        for start in range(0, len(distinct), chunk):
+            rows, part = distinct[start : start + chunk], starts[start : start + chunk + 1]
+            row_scale = None if scale is None else to_backend(backend, scale[to_torch(rows)])
+            row_grad = backend.sum_rows(grad, bags, order, part, scale=row_scale, **factors)
+            if scale is not None:
+                unscaled = backend.sum_rows(grad, bags, order, part, scale=None, **factors)
+                slope = to_torch(backend.row_dot(table.words, rows, unscaled, embedding_dim=source.embedding_dim))
+                rate = group["lr"] if group["scale_lr"] is None else group["scale_lr"]
+                update_row_scale(scale, state["scale_sum"], to_torch(rows), slope, float(rate))
+            self.update_rows(table, rows, row_grad)
+        # The backend wrote behind torch's back: a graph that saved the old bits must not be used any more.
+        torch.autograd.graph.increment_version(words)
+
+    def _state_of(self, anchor: torch.Tensor, words: torch.Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        state: dict[str, Any] = self.state[anchor]
+        if not state:
+            source = _sink(anchor).source
+            state["num_embeddings"], state["embedding_dim"] = source.num_embeddings, source.embedding_dim
+            state.update(self.new_state(words, group))
+            if source.row_scale is not None:
+                state["scale_sum"] = torch.zeros_like(source.row_scale)
+        return state
+
+    def _checked_state(self, anchor: torch.Tensor, state: dict[str, Any], table: int) -> dict[str, Any]:
+        """Return a copy of ``state`` on the table's device, or raise unless it is a state of this table."""
+        source = _sink(anchor).source
+        for name in ("num_embeddings", "embedding_dim"):
+            if state.get(name) != getattr(source, name):
+                raise StateMismatchError(
+                    f"the loaded state of table {table}",
+                    f"{name}={state.get(name)}",
+                    f"{name}={getattr(source, name)} there",
+                )
+        device = source.words.device
+        return {k: v.to(device, copy=True) if isinstance(v, torch.Tensor) else v for k, v in state.items()}
+
+
+def _sink(anchor: torch.Tensor) -> GradientSink:
+    sink = sink_of(anchor)
+    assert sink is not None, "add_param_group admits anchors only"
+    return sink
+
+
+def _describe(sink: GradientSink, table: int) -> str:
+    source = sink.source
+    return f"{table} ({type(source).__name__}({source.num_embeddings}, {source.embedding_dim}))"
+
+
+def _check_rate(name: str, rate: Any) -> None:
+    if not (math.isfinite(float(rate)) and float(rate) >= 0):
+        raise ArgumentError(name, rate, "a finite number >= 0")

@@ -1,0 +1,105 @@
+"""`CounterSGD`: every weight is the sign of a k-bit saturating integer."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from packedbag.core.errors import ArgumentError
+from packedbag.optim.base import PackedOptimizer, TableStep
+
+ADAPTIVITIES = ("ema", "adagrad", None)
+
+
+class CounterSGD(PackedOptimizer):
+    r"""Stochastic gradient descent on k-bit saturating integers, whose sign bits are the packed table.
+
+    A weight's counter v lies in [-2^(k-1), 2^(k-1) - 1]; v >= 0 is +1. The table holds the sign, the optimizer
+    the other k - 1 bits (the confidence: how far the weight is from flipping), packed in planes. With g the
+    gradient of a row with respect to its +-1 weights::
+
+        S <- S + (mean(g^2) - S) / min(t, 100)    "ema": t = how often the row was touched
+        S <- S + mean(g^2)                        "adagrad"
+        x = lr * 2^(k-1) / (sqrt(S) + 1e-8) * g   (None: x = lr * 2^(k-1) * g)
+        v <- clamp(v - round(x))                  rounded stochastically, at most 2^k at once
+
+    Only rows that occurred are read or written. Random numbers are a function of (seed, table, step, row,
+    column): the result does not depend on threads or backend.
+
+    Memory in training: ``bits`` bits a weight, the table included, and 32 bits a row with ``adaptivity``.
+
+    A module's "row" scale is trained here too, by row-wise Adagrad at ``scale_lr`` (default: ``lr``).
+
+    Args:
+        params: `packedbag.optim.packed_parameters(model)`, or groups of them.
+        lr: the step, as a part of the counter's range: a gradient of typical size moves a counter by
+            ``lr * 2^(k-1)``.
+        bits: k, 2 to 8.
+        adaptivity: "ema", "adagrad" or None: how a row's gradients are brought to one size.
+        scale_lr: rate of row scales; None follows ``lr``.
+        seed: of the stochastic rounding, 0 <= seed < 2^64; None draws one from torch's generator.
+        process_group: whose ranks' gradients are gathered in `step`; None: that of a surrounding DDP.
+
+    Source:
+        Stochastic rounding: Gupta et al., "Deep Learning with Limited Numerical Precision", arXiv:1502.02551.
+        Row-wise statistics: Duchi, Hazan, Singer, "Adaptive Subgradient Methods", JMLR 12 (2011), one value a
+        row. Random numbers: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
+
+    >>> from packedbag import PackedEmbeddingBag
+    >>> module = PackedEmbeddingBag(100, 32)
+    >>> optimizer = CounterSGD([module.anchor], lr=0.05, seed=0)
+    >>> module(torch.tensor([[1, 2]])).sum().backward()
+    >>> optimizer.step()
+    """
+
+    allowed_bits: ClassVar[range] = range(2, 9)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        *,
+        bits: int = 8,
+        adaptivity: str | None = "ema",
+        scale_lr: float | None = None,
+        seed: int | None = None,
+        process_group: Any = None,
+    ) -> None:
+        defaults = {"lr": lr, "bits": bits, "adaptivity": adaptivity, "scale_lr": scale_lr}
+        super().__init__(params, defaults, seed=seed, process_group=process_group)
+
+    def check_options(self, group: dict[str, Any]) -> None:
+        """Raise `ArgumentError` for an option of a parameter group that is not allowed."""
+        super().check_options(group)
+        if group["bits"] not in self.allowed_bits:
+            first, last = self.allowed_bits[0], self.allowed_bits[-1]
+            raise ArgumentError("bits", group["bits"], f"in {first}..{last}" if first < last else str(first))
+        if group["adaptivity"] not in ADAPTIVITIES:
+            raise ArgumentError("adaptivity", repr(group["adaptivity"]), "'ema', 'adagrad' or None")
+
+    def new_state(self, words: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return planes (V, W, k - 1) and row words (V,), all 0: confidence 0, never touched."""
+        state = {"planes": torch.zeros((*words.shape, group["bits"] - 1), dtype=torch.int32, device=words.device)}
+        if group["adaptivity"] is not None:
+            state["row_state"] = torch.zeros(words.shape[0], dtype=torch.int32, device=words.device)
+        return state
+
+    def update_rows(self, table: TableStep, rows: Any, grad: Any) -> None:
+        """Update the counters of ``rows``: `packedbag.backends.protocol.Backend.counter_update`."""
+        bits = table.options["bits"]
+        table.backend.counter_update(
+            table.words,
+            table.state["planes"],
+            table.state.get("row_state"),
+            rows,
+            grad,
+            embedding_dim=table.embedding_dim,
+            bits=bits,
+            rate=float(np.float32(float(table.options["lr"]) * 2 ** (bits - 1))),
+            adaptivity=table.options["adaptivity"],
+            seed=table.options["seed"],
+            step=table.step,
+            table=table.table,
+        )

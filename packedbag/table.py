@@ -1,0 +1,166 @@
+"""`PackedTable`: a packed table in NumPy, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from packedbag.backends.registry import select
+from packedbag.core.bags import bounded_offsets, check_indices, check_weights
+from packedbag.core.bounds import check_bounds, check_padding_idx
+from packedbag.core.errors import ArgumentError, DtypeError, IndexRangeError, ShapeError
+from packedbag.core.layout import check_embedding_dim, check_words, view_words, words_per_row
+from packedbag.core.modes import FLOATING, PACKED, check_combination, get_mode
+
+
+class PackedTable:
+    """A table of +-1, one bit a weight: words, embedding_dim, scale and metadata.
+
+    Args:
+        words: (V, W) uint32, or int32 holding the same bytes; kept as it is, a memory map too.
+        embedding_dim: D, weights in a row; W must be ceil(D / 32).
+        scale: None; one value, which multiplies results last; or (V,) values, one a row.
+        metadata: anything else to keep with the table, such as mode and padding_idx.
+
+    >>> from packedbag import pack
+    >>> table = PackedTable(pack(np.array([[1.0, -1.0], [1.0, 1.0]])), 2)
+    >>> table.bag(np.array([[0, 1]]))
+    array([[2., 0.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        words: npt.NDArray[Any],
+        embedding_dim: int,
+        scale: npt.ArrayLike | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.embedding_dim = check_embedding_dim(embedding_dim)
+        check_words(words, self.embedding_dim)
+        if not words.flags.c_contiguous:
+            words = np.ascontiguousarray(words)
+        self.words: npt.NDArray[np.uint32] = view_words(words, "uint32")
+        self.scale = None if scale is None else self._check_scale(np.asarray(scale))
+        self.metadata = dict(metadata or {})
+
+    def _check_scale(self, scale: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        if scale.dtype.kind not in "fiu":
+            raise DtypeError("scale", scale.dtype, "floating point")
+        if scale.shape not in ((), (1,), (self.num_embeddings,)):
+            raise ShapeError("scale", scale.shape, f"one value, or ({self.num_embeddings},): one value a row")
+        return np.ascontiguousarray(scale.reshape(()) if scale.size == 1 else scale, np.float32)
+
+    @property
+    def num_embeddings(self) -> int:
+        """V, rows of the table."""
+        return int(self.words.shape[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed words: V * ceil(D / 32) * 4."""
+        return int(self.words.nbytes)
+
+    def __len__(self) -> int:
+        return self.num_embeddings
+
+    def __repr__(self) -> str:
+        kind = "" if self.scale is None else f", scale={'table' if self.scale.ndim == 0 else 'row'!r}"
+        return f"PackedTable({self.num_embeddings}, {self.embedding_dim}{kind}, {self.nbytes} bytes)"
+
+    def bag(
+        self,
+        indices: npt.ArrayLike,
+        offsets: npt.ArrayLike | None = None,
+        mode: str = "sum",
+        *,
+        per_sample_weights: npt.ArrayLike | None = None,
+        padding_idx: int | None = None,
+        include_last_offset: bool = False,
+        bounds: str = "raise",
+        output_dtype: npt.DTypeLike = np.float32,
+    ) -> npt.NDArray[Any]:
+        """Reduce bags of rows without unpacking them.
+
+        Args:
+            indices: (N,) or (B, L) int32 or int64, values in [0, V).
+            offsets: (B,) bag starts, or (B + 1,) with ``include_last_offset``; None with 2-D indices.
+            mode: "sum", "mean", "majority" or "max".
+            per_sample_weights, padding_idx, include_last_offset, bounds: as in
+                `packedbag.functional.embedding_bag`.
+            output_dtype: float32 or float16; int32 for an unweighted "sum" without scale; uint32 = packed bits
+                (B, W) for "majority" and "max" without scale.
+
+        Returns:
+            (B, D). An empty bag is 0, except that it is +1 for "majority".
+        """
+        rows = np.ascontiguousarray(indices)
+        starts = None if offsets is None else np.asarray(offsets)
+        num_bags = check_indices(rows, starts, include_last_offset=include_last_offset)
+        output = np.dtype(output_dtype)
+        row_scale = self.scale if self.scale is not None and self.scale.ndim else None
+        table_scale = self.scale if row_scale is None else None
+        check_combination(
+            get_mode(mode),
+            output.name,
+            weighted=per_sample_weights is not None,
+            row_scale=row_scale is not None,
+            table_scale=table_scale is not None,
+        )
+        weights = None
+        if per_sample_weights is not None:
+            given = np.asarray(per_sample_weights)
+            check_weights(given, rows)
+            weights = np.ascontiguousarray(given, np.float32)
+        if starts is not None:
+            starts = bounded_offsets(starts, rows.size, include_last_offset=include_last_offset)
+            starts = np.ascontiguousarray(starts)
+        padding = check_padding_idx(padding_idx, self.num_embeddings)
+        width = words_per_row(self.embedding_dim) if output.name == PACKED else self.embedding_dim
+        # The scale multiplies the float32 result, which is rounded to the output's dtype after it.
+        out = np.empty((num_bags, width), output if table_scale is None else np.float32)
+        position = select("cpu", arrays="numpy").bag(
+            self.words,
+            rows,
+            starts,
+            weights,
+            row_scale,
+            out,
+            embedding_dim=self.embedding_dim,
+            mode=mode,
+            output=out.dtype.name,
+            padding_idx=-1 if padding is None else padding,
+            bounds=check_bounds(bounds),
+        )
+        if position >= 0:
+            raise IndexRangeError(position, int(rows.reshape(-1)[position]), self.num_embeddings)
+        if table_scale is None:
+            return out
+        with np.errstate(over="ignore"):  # float16 has no room for large sums: inf, as IEEE says
+            return (out * table_scale).astype(output, copy=False)
+
+    def rows(
+        self,
+        indices: npt.ArrayLike,
+        *,
+        padding_idx: int | None = None,
+        bounds: str = "raise",
+        output_dtype: npt.DTypeLike = np.float32,
+    ) -> npt.NDArray[Any]:
+        """Look rows up: any shape -> (*indices.shape, D); dropped entries are rows of zeros.
+
+        Args:
+            indices: int32 or int64, values in [0, V).
+            padding_idx: this row reads as zeros.
+            bounds: "raise", "clamp", "skip" or "unchecked".
+            output_dtype: float32 or float16.
+        """
+        if np.dtype(output_dtype).name not in FLOATING:
+            raise ArgumentError("output_dtype", np.dtype(output_dtype), "float32 or float16 for a lookup")
+        given = np.asarray(indices)
+        if given.dtype.name not in ("int32", "int64"):
+            raise DtypeError("indices", given.dtype, "int32 or int64", "Convert with .astype('int64').")
+        out = self.bag(given.reshape(-1, 1), padding_idx=padding_idx, bounds=bounds, output_dtype=output_dtype)
+        return out.reshape(*given.shape, self.embedding_dim)
