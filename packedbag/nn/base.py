@@ -157,8 +157,8 @@ class PackedModule(torch.nn.Module):
         self.sink.process_group = ddp.process_group
         if ddp.broadcast_buffers:
             warnings.warn(
-                f"DistributedDataParallel sends the whole table of {type(self).__name__} ({self.nbytes} bytes) at every "
-                f"forward. Wrap the model with DistributedDataParallel(model, broadcast_buffers=False).",
+                f"DistributedDataParallel sends the whole table of {type(self).__name__} ({self.nbytes} bytes) at "
+                f"every forward. Wrap the model with DistributedDataParallel(model, broadcast_buffers=False).",
                 stacklevel=3,
             )
 

@@ -13,7 +13,7 @@ from packedbag.backends.protocol import Backend
 from packedbag.backends.registry import select
 from packedbag.core.errors import ArgumentError, GradientError, StateMismatchError
 from packedbag.ops.bridge import to_backend, to_torch
-from packedbag.ops.sink import CALL, GradientSink, Gradients, check_anchor, sink_of
+from packedbag.ops.sink import CALL, Gradients, GradientSink, check_anchor, sink_of
 from packedbag.optim.gather import gather
 from packedbag.optim.row_scale import update_row_scale
 
