@@ -1,0 +1,107 @@
+// From counts of ones to a finished row of output: the reduction's rule and the conversion, fused.
+// Included by one file per instruction set, which defines `Isa` first; everything here has internal linkage,
+// so that no linker may pick the copy built for registers that another machine lacks.
+#pragma once
+
+#include <string.h>
+
+#include "kernels.h"
+
+namespace packedbag {
+namespace {
+
+constexpr int BLOCK = 32;  // columns handled at a time: one word
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+inline uint32_t tail_mask(int64_t columns) { return columns >= 32 ? UINT32_MAX : (uint32_t{1} << columns) - 1; }
+
+// float32 -> bfloat16, to nearest, ties to even. A NaN stays one: rounding could carry it into the sign.
+inline uint16_t bfloat16_of(uint32_t bits) {
+    uint32_t rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+    uint32_t nan = bits >> 16 | 0x40;
+    return static_cast<uint16_t>((bits & 0x7FFFFFFF) > 0x7F800000 ? nan : rounded);
+}
+
+// Write 32 floats, or the first `columns` of them, at `column` of row `bag`.
+inline void write_block(const BagCall& c, const float* values, int64_t bag, int64_t column, int64_t columns) {
+    int64_t at = bag * c.dim + column;
+    if (c.output == PB_FLOAT32) {
+        memcpy(static_cast<char*>(c.out) + at * 4, values, static_cast<size_t>(columns) * 4);
+        return;
+    }
+    alignas(64) uint16_t halves[BLOCK];
+    if (c.output == PB_FLOAT16) {
+        Isa::to_float16(values, halves);
+    } else {
+        for (int j = 0; j < BLOCK; ++j) {
+            uint32_t bits;
+            memcpy(&bits, values + j, 4);
+            halves[j] = bfloat16_of(bits);
+        }
+    }
+    memcpy(static_cast<char*>(c.out) + at * 2, halves, static_cast<size_t>(columns) * 2);
+}
+
+// The column sums 2 * ones - kept. Byte counts stand for at most 255 rows; only the wide ones need 64 bits.
+inline int32_t column_sum(uint8_t ones, int64_t kept) { return 2 * ones - static_cast<int32_t>(kept); }
+inline int64_t column_sum(uint32_t ones, int64_t kept) { return 2 * static_cast<int64_t>(ones) - kept; }
+
+// The values of 32 columns as float32, before the output conversion.
+template <class Count, class Out>
+inline void block_values(const BagCall& c, const Count* ones, int64_t kept, Out* values) {
+    float n = static_cast<float>(kept > 0 ? kept : 1);
+    Count half = static_cast<Count>((kept + 1) / 2);
+    switch (c.mode) {
+        case PB_SUM:
+            for (int j = 0; j < BLOCK; ++j) values[j] = static_cast<float>(column_sum(ones[j], kept));
+            break;
+        case PB_MEAN:
+            for (int j = 0; j < BLOCK; ++j) values[j] = static_cast<float>(column_sum(ones[j], kept)) / n;
+            break;
+        case PB_MAJORITY:
+            for (int j = 0; j < BLOCK; ++j) values[j] = ones[j] >= half ? 1.0f : -1.0f;
+            break;
+        default:
+            for (int j = 0; j < BLOCK; ++j) values[j] = kept == 0 ? 0.0f : ones[j] > 0 ? 1.0f : -1.0f;
+    }
+}
+
+// Bit j: whether ones[j] >= threshold, for 32 columns.
+inline uint32_t at_least(const uint8_t* ones, int64_t threshold) {
+    return Isa::at_least(ones, static_cast<uint8_t>(threshold));
+}
+inline uint32_t at_least(const uint32_t* ones, int64_t threshold) {
+    uint32_t bits = 0;
+    for (int j = 0; j < BLOCK; ++j) bits |= static_cast<uint32_t>(ones[j] >= threshold) << j;
+    return bits;
+}
+
+// Finish `columns` columns from `column`, a multiple of 32, on. `ones` is readable up to the next multiple of 32.
+template <class Count>
+inline void emit(const BagCall& c, const Count* ones, int64_t kept, int64_t bag, int64_t column, int64_t columns) {
+    if (c.output == PB_PACKED) {
+        int64_t threshold = c.mode == PB_MAJORITY ? (kept + 1) / 2 : 1;
+        Word* out = static_cast<Word*>(c.out) + bag * c.width + column / BLOCK;
+        for (int64_t j = 0; j < columns; j += BLOCK) out[j / BLOCK] = at_least(ones + j, threshold) & tail_mask(columns - j);
+        return;
+    }
+    if (c.output == PB_INT32) {
+        Index32* out = static_cast<Index32*>(c.out) + bag * c.dim + column;
+        for (int64_t j = 0; j < columns; ++j) out[j] = static_cast<int32_t>(column_sum(ones[j], kept));
+        return;
+    }
+    Float* floats = static_cast<Float*>(c.out) + bag * c.dim + column;
+    for (int64_t j = 0; j < columns; j += BLOCK) {
+        if (c.output == PB_FLOAT32 && columns - j >= BLOCK) {
+            block_values(c, ones + j, kept, floats + j);
+        } else {
+            alignas(64) float values[BLOCK];
+            block_values(c, ones + j, kept, values);
+            write_block(c, values, bag, column + j, least(BLOCK, columns - j));
+        }
+    }
+}
+
+}  // namespace
+}  // namespace packedbag

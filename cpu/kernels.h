@@ -1,0 +1,35 @@
+// What one instruction set provides: a row of the dispatch table.
+#pragma once
+
+#include "packedbag.h"
+
+namespace packedbag {
+
+// Buffers come from NumPy and torch at any alignment.
+typedef uint32_t Word __attribute__((aligned(1), may_alias));
+typedef int32_t Index32 __attribute__((aligned(1), may_alias));
+typedef int64_t Index64 __attribute__((aligned(1), may_alias));
+typedef float Float __attribute__((aligned(1), may_alias));
+typedef uint16_t Half __attribute__((aligned(1), may_alias));
+
+struct BagCall : pb_bag_args {
+    int64_t width;  // W
+    int64_t total;  // indices that lie in bags
+    int64_t ahead;  // how many indices ahead rows are prefetched; 0: the table stays in a core's cache
+};
+
+// Each function does [first, last) of its bags or rows, for one thread, and calls nothing that allocates
+// except `bag` for tables wider than its stack buffers.
+struct Kernels {
+    const char* name;
+    int (*usable)();
+    int64_t (*bag)(const BagCall&, int64_t first, int64_t last);
+    void (*sum_rows)(const pb_sum_rows_args&, int64_t first, int64_t last);
+    void (*row_dot)(const pb_row_dot_args&, int64_t first, int64_t last);
+    void (*counter_update)(const pb_counter_update_args&, int64_t first, int64_t last);
+};
+
+// The row `isa` of the table in dispatch.cpp.
+const Kernels& kernels(int64_t isa);
+
+}  // namespace packedbag

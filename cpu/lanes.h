@@ -1,0 +1,102 @@
+// 32 float columns as native vectors. Every operation is one IEEE operation a column, so that each
+// instruction set gives the same bits (no FMA: the build sets -ffp-contract=off).
+#pragma once
+
+#include <string.h>
+
+#include "kernels.h"
+
+namespace packedbag {
+namespace {
+
+typedef float Vector __attribute__((vector_size(Isa::VECTOR_BYTES)));
+typedef uint32_t Bits __attribute__((vector_size(Isa::VECTOR_BYTES)));
+typedef int32_t Ints __attribute__((vector_size(Isa::VECTOR_BYTES)));
+constexpr int PER_VECTOR = Isa::VECTOR_BYTES / 4;
+constexpr int VECTORS = 32 / PER_VECTOR;
+
+struct Lanes {
+    Vector v[VECTORS];
+};
+
+#define PB_EACH_VECTOR(i) _Pragma("GCC unroll 8") for (int i = 0; i < VECTORS; ++i)
+
+inline Lanes splat(float x) {
+    Lanes r;
+    PB_EACH_VECTOR(i) r.v[i] = x - Vector{};
+    return r;
+}
+inline Lanes zeros() {
+    Lanes r;
+    PB_EACH_VECTOR(i) r.v[i] = Vector{};
+    return r;
+}
+inline Lanes load(const Float* p) {
+    Lanes r;
+    memcpy(&r, p, sizeof r);
+    return r;
+}
+// The first `columns` of 32, zeros after them.
+inline Lanes load(const Float* p, int64_t columns) {
+    if (columns >= 32) return load(p);
+    Lanes r = zeros();
+    memcpy(&r, p, static_cast<size_t>(columns) * 4);
+    return r;
+}
+inline void store(Float* p, const Lanes& a, int64_t columns) {
+    if (columns >= 32) memcpy(p, &a, sizeof a);
+    else memcpy(p, &a, static_cast<size_t>(columns) * 4);
+}
+inline Lanes operator+(const Lanes& a, const Lanes& b) {
+    Lanes r;
+    PB_EACH_VECTOR(i) r.v[i] = a.v[i] + b.v[i];
+    return r;
+}
+inline Lanes operator*(const Lanes& a, const Lanes& b) {
+    Lanes r;
+    PB_EACH_VECTOR(i) r.v[i] = a.v[i] * b.v[i];
+    return r;
+}
+inline Lanes operator/(const Lanes& a, const Lanes& b) {
+    Lanes r;
+    PB_EACH_VECTOR(i) r.v[i] = a.v[i] / b.v[i];
+    return r;
+}
+
+// All ones in the columns whose bit of `word` is set.
+inline void masks(uint32_t word, Bits* r) {
+    Bits column;
+    for (int j = 0; j < PER_VECTOR; ++j) column[j] = uint32_t{1} << j;
+    PB_EACH_VECTOR(i) {
+        Bits here = (Bits{} + (word >> (i * PER_VECTOR))) & column;
+        r[i] = reinterpret_cast<Bits>(here != 0);
+    }
+}
+// a where the bit of `word` is set, -a where it is not.
+inline Lanes signed_by(uint32_t word, const Lanes& a) {
+    Bits m[VECTORS];
+    masks(word, m);
+    Lanes r;
+    PB_EACH_VECTOR(i) r.v[i] = reinterpret_cast<Vector>(reinterpret_cast<Bits>(a.v[i]) ^ (~m[i] & 0x80000000u));
+    return r;
+}
+// a where the bit of `word` is set, 0 where it is not.
+inline Lanes only(uint32_t word, const Lanes& a) {
+    Bits m[VECTORS];
+    masks(word, m);
+    Lanes r;
+    PB_EACH_VECTOR(i) r.v[i] = reinterpret_cast<Vector>(reinterpret_cast<Bits>(a.v[i]) & m[i]);
+    return r;
+}
+
+// The sum of 32 lanes in the order of DESIGN 2.1: lanes +16, +8, +4, +2, +1.
+inline float sum_lanes(const Lanes& a) {
+    float p[32];
+    memcpy(p, &a, sizeof p);
+    for (int half = 16; half; half /= 2)
+        for (int j = 0; j < half; ++j) p[j] += p[j + half];
+    return p[0];
+}
+
+}  // namespace
+}  // namespace packedbag
