@@ -1,0 +1,1 @@
+"""The data that `packedbag train` reads: one module a format."""

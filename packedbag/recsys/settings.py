@@ -1,0 +1,74 @@
+"""What decides the result of a training run, apart from the data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from packedbag.core.errors import ArgumentError, CheckpointError
+from packedbag.core.layout import check_embedding_dim
+
+#: Settings that a resumed run may change: they say when to stop, not what a step does.
+FREE = ("epochs", "patience")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a run; the defaults were tuned on the validation part of movielens-100k.
+
+    Args:
+        embedding_dim: D of every table.
+        hidden: widths of the perceptron's hidden layers.
+        dropout: share of hidden units that is left out in training.
+        batch_size: rows of a step.
+        epochs: passes over the training rows at most.
+        patience: epochs without a better validation AUC after which training ends.
+        lr: rate of the dense part, AdamW.
+        weight_decay: of the dense part.
+        packed_lr: rate of the packed tables, `packedbag.optim.CounterSGD`.
+        bits: k, the counter's bits in training.
+        fp32_lr: rate of the twin's tables, `torch.optim.Adagrad` on sparse gradients.
+        seed: of the initial weights, the order of rows, dropout and stochastic rounding.
+    """
+
+    embedding_dim: int = 64
+    hidden: tuple[int, ...] = (128, 64)
+    dropout: float = 0.4
+    batch_size: int = 512
+    epochs: int = 12
+    patience: int = 3
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    packed_lr: float = 0.02
+    bits: int = 8
+    fp32_lr: float = 0.02
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_embedding_dim(self.embedding_dim)
+        for name in ("batch_size", "epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise ArgumentError(name, getattr(self, name), "at least 1")
+        if self.batch_size < 2:
+            raise ArgumentError("batch_size", self.batch_size, "at least 2: batch norm needs two rows")
+        for size in self.hidden:
+            if size < 1:
+                raise ArgumentError("hidden", size, "at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ArgumentError("dropout", self.dropout, "in [0, 1)")
+        if not 0 <= self.seed < 2**63:
+            raise ArgumentError("seed", self.seed, "in 0..2**63 - 1")
+
+    def plain(self) -> dict[str, Any]:
+        """Return the settings as JSON can hold them."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    def check_same(self, saved: dict[str, Any], path: object) -> None:
+        """Raise `CheckpointError` where a checkpoint's settings differ from these."""
+        for name, value in self.plain().items():
+            if name not in FREE and saved.get(name) != value:
+                raise CheckpointError(
+                    path,
+                    f"the checkpoint was made with {name}={saved.get(name)}, this run has {name}={value}",
+                    "Pass the same settings, or start without --resume.",
+                )

@@ -1,0 +1,262 @@
+"""Trains one model, keeps its best epoch, and can be stopped and resumed anywhere without a trace."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+
+from packedbag.core.errors import ArgumentError, CheckpointError
+from packedbag.recsys import checkpoint, metrics
+from packedbag.recsys.dataset import Dataset, Order
+from packedbag.recsys.metrics import Score
+from packedbag.recsys.model import ClickModel
+from packedbag.recsys.rows import Rows
+from packedbag.recsys.settings import Settings
+from packedbag.recsys.split import PARTS, TEST, TRAIN, VALID
+from packedbag.recsys.tables import optimizers, state_bytes, table_bytes
+
+CHECKPOINT = "checkpoint.pt"
+BEST = "best.pt"
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it is in the checkpoint.
+
+    ``batch`` counts the batches of ``epoch`` that are done; ``loss_sum`` is over the epoch's rows so far.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    steps: int = 0
+    loss_sum: float = 0.0
+    rows: int = 0
+    best_epoch: int = -1
+    best_auc: float = 0.0
+    best_log_loss: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        """Mean log loss of the epoch's training rows so far."""
+        return self.loss_sum / self.rows if self.rows else float("nan")
+
+
+@dataclass
+class Result:
+    """What a finished run comes to. Bytes are of the tables, the perceptron left out."""
+
+    kind: str
+    test: Score
+    valid: Score
+    best_epoch: int
+    epochs: int
+    seconds: float
+    table_bytes: int
+    state_bytes: int
+
+
+class Watcher(Protocol):
+    """Is told how a run goes, and may ask it to stop."""
+
+    def step(self, progress: Progress, rows: int) -> None:
+        """Note that a batch of ``rows`` rows is done."""
+        ...
+
+    def epoch(self, progress: Progress, valid: Score) -> None:
+        """Note that the epoch ``progress.epoch`` is done, scored ``valid``."""
+        ...
+
+    def stop_requested(self) -> bool:
+        """Return whether the run should save a checkpoint and stop."""
+        ...
+
+
+class Stopped(Exception):  # noqa: N818 - nothing went wrong
+    """The watcher asked for a stop; the checkpoint holds everything."""
+
+
+class Trainer:
+    """Trains a `packedbag.recsys.model.ClickModel` of one kind.
+
+    Args:
+        kind: "packed" or "fp32".
+        dataset: prepared.
+        settings: of the run.
+        folder: for `CHECKPOINT` and `BEST`; made if missing.
+        checkpoint_steps: steps between checkpoints; the end of an epoch is one anyway.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+
+    def __init__(
+        self, kind: str, dataset: Dataset, settings: Settings, folder: Path, *, checkpoint_steps: int = 500
+    ) -> None:
+        metrics.require()
+        self.kind = kind
+        self.dataset = dataset
+        self.settings = settings
+        self.path = folder / CHECKPOINT
+        self.best_path = folder / BEST
+        self.checkpoint_steps = checkpoint_steps
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(settings.seed)
+        self.model = ClickModel(
+            dataset.fields,
+            [ids.rows for ids in dataset.ids],
+            kind=kind,
+            embedding_dim=settings.embedding_dim,
+            hidden=settings.hidden,
+            dropout=settings.dropout,
+        )
+        self.optimizers = optimizers(kind, self.model, settings)
+        self.progress = Progress()
+
+    def run(self, watcher: Watcher, *, resume: bool = False) -> Result:
+        """Train to the end, from the start or from the checkpoint, and score the test rows with the best epoch.
+
+        Raises:
+            Stopped: the watcher asked for it.
+            CheckpointError: a checkpoint cannot be written, or is not one of this run.
+            ArgumentError: a part's labels are all the same.
+        """
+        if resume:
+            self.load()
+        while not self._finished():
+            self._epoch(watcher)
+        state = checkpoint.load(self.best_path)
+        self._check_origin(state, self.best_path)
+        self.model.load_state_dict(state["model"])
+        valid = Score(self.progress.best_auc, self.progress.best_log_loss)
+        return Result(
+            kind=self.kind,
+            test=self.score(TEST),
+            valid=valid,
+            best_epoch=self.progress.best_epoch,
+            epochs=self.progress.epoch,
+            seconds=self.progress.seconds,
+            table_bytes=table_bytes(self.model),
+            state_bytes=state_bytes(self.optimizers[0]),
+        )
+
+    def score(self, part: int) -> Score:
+        """Score the model as it is on the rows of a part."""
+        labels: list[npt.NDArray[np.float32]] = []
+        predictions: list[npt.NDArray[np.float32]] = []
+        self.model.eval()
+        with torch.no_grad():
+            for batch in self.dataset.batches(part, max(self.settings.batch_size, 4096)):
+                predictions.append(torch.sigmoid(self.model(batch)).numpy())
+                labels.append(batch.labels)
+        self.model.train()
+        nothing = np.empty(0, np.float32)
+        return metrics.score(np.concatenate([*labels, nothing]), np.concatenate([*predictions, nothing]), PARTS[part])
+
+    def save(self) -> None:
+        """Write the checkpoint: model, both optimizers, random numbers, position."""
+        tables, dense = self.optimizers
+        checkpoint.save(
+            self.path,
+            {
+                **self._origin(),
+                "progress": asdict(self.progress),
+                "model": self.model.state_dict(),
+                "tables": tables.state_dict(),
+                "dense": dense.state_dict(),
+                "random": torch.get_rng_state(),
+            },
+        )
+
+    def load(self) -> None:
+        """Take over the checkpoint.
+
+        Raises:
+            CheckpointError: there is none, it is damaged, or it is of other data, settings or another kind.
+        """
+        state = checkpoint.load(self.path)
+        self._check_origin(state, self.path)
+        self.model.load_state_dict(state["model"])
+        self.optimizers[0].load_state_dict(state["tables"])
+        self.optimizers[1].load_state_dict(state["dense"])
+        torch.set_rng_state(state["random"])
+        self.progress = Progress(**state["progress"])
+
+    def _finished(self) -> bool:
+        p = self.progress
+        return p.epoch >= self.settings.epochs or p.epoch - 1 - p.best_epoch >= self.settings.patience
+
+    def _epoch(self, watcher: Watcher) -> None:
+        p = self.progress
+        started = time.perf_counter()
+        self.model.train()
+        for batch in self._batches():
+            p.loss_sum += self._step(batch) * len(batch)
+            p.rows += len(batch)
+            p.batch += 1
+            p.steps += 1
+            watcher.step(p, len(batch))
+            stop = watcher.stop_requested()
+            if stop or p.steps % self.checkpoint_steps == 0:
+                p.seconds += time.perf_counter() - started
+                self.save()
+                started = time.perf_counter()
+            if stop:
+                raise Stopped
+        p.seconds += time.perf_counter() - started
+        valid = self.score(VALID)
+        if p.best_epoch < 0 or valid.auc > p.best_auc:
+            p.best_epoch, p.best_auc, p.best_log_loss = p.epoch, valid.auc, valid.log_loss
+            checkpoint.save(self.best_path, {**self._origin(), "model": self.model.state_dict()})
+        watcher.epoch(p, valid)
+        p.epoch, p.batch, p.loss_sum, p.rows = p.epoch + 1, 0, 0.0, 0
+        self.save()
+        if watcher.stop_requested() and not self._finished():
+            raise Stopped
+
+    def _batches(self) -> Iterator[Rows]:
+        order = Order(self.settings.seed, self.progress.epoch)
+        return self.dataset.batches(TRAIN, self.settings.batch_size, order=order, skip=self.progress.batch)
+
+    def _step(self, batch: Rows) -> float:
+        """Take one step and return the mean log loss of the batch."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(self.model(batch), torch.from_numpy(batch.labels))
+        value = loss.item()
+        if not math.isfinite(value):
+            raise ArgumentError(
+                "the training loss",
+                f"{value} at step {self.progress.steps}",
+                "finite",
+                "Lower --lr, --packed-lr or --fp32-lr. The checkpoint before this step is whole.",
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return value
+
+    def _origin(self) -> dict[str, Any]:
+        return {"kind": self.kind, "settings": self.settings.plain(), "data": self.dataset.fingerprint()}
+
+    def _check_origin(self, state: dict[str, Any], path: Path) -> None:
+        if state["kind"] != self.kind:
+            raise CheckpointError(path, f"the checkpoint is of a {state['kind']} model", "Start without --resume.")
+        self.settings.check_same(state["settings"], path)
+        if state["data"] != self.dataset.fingerprint():
+            raise CheckpointError(
+                path,
+                "the checkpoint was made on other data, or with another split or other tables of ids",
+                "Pass the same data and options, or start without --resume.",
+            )
+
+
