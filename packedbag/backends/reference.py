@@ -21,6 +21,8 @@ TOUCHES = 0xFF  # the low bits of a row's state word: how often it was touched
 MAX_TOUCHES = 100  # where the moving average stops lengthening
 EPSILON = np.float32(1e-8)
 LARGEST = np.finfo(np.float32).max
+QUIET_NAN = np.uint16(0x7FC0)
+SILENT: Any = {"over": "ignore", "invalid": "ignore"}  # extreme numbers become inf or NaN, as IEEE says, unwarned
 
 
 def missing() -> str | None:
@@ -33,7 +35,8 @@ def flat_offsets(indices: npt.NDArray[Any], offsets: I64 | None) -> I64:
     if offsets is not None:
         return offsets
     bags, length = indices.shape
-    return np.arange(bags + 1, dtype=np.int64) * length
+    ends: I64 = np.arange(bags + 1, dtype=np.int64) * length
+    return ends
 
 
 def signs(words: Any, rows: I64, embedding_dim: int) -> npt.NDArray[np.int64]:
@@ -42,23 +45,26 @@ def signs(words: Any, rows: I64, embedding_dim: int) -> npt.NDArray[np.int64]:
 
 
 def bfloat16_bits(values: F32) -> npt.NDArray[np.uint16]:
-    """Round float32 to bfloat16, nearest even, and return its bits."""
+    """Round float32 to bfloat16, nearest even, and return its bits; a NaN stays one, whatever its payload."""
     bits = np.ascontiguousarray(values).view(np.uint32).astype(np.uint64)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(values), QUIET_NAN, rounded)
 
 
 def reduce_bag(mode: str, rows: npt.NDArray[np.int64]) -> F32:
     """Reduce the rows of +-1 of one bag, (n, D) -> (D,) float32."""
     count, dim = rows.shape
-    total = rows.sum(axis=0)
+    total: I64 = rows.sum(axis=0)
     if mode == "majority":
         return np.where(total >= 0, 1, -1).astype(np.float32)
     if count == 0:
         return np.zeros(dim, np.float32)
     if mode == "max":
-        return rows.max(axis=0).astype(np.float32)
+        largest: I64 = rows.max(axis=0)
+        return largest.astype(np.float32)
     if mode == "mean":
-        return total.astype(np.float32) / np.float32(count)
+        mean: F32 = total.astype(np.float32) / np.float32(count)
+        return mean
     return total.astype(np.float32)
 
 
@@ -68,10 +74,11 @@ def lane_sum(x: F32) -> F32:
     padded = np.zeros((rows, -(-dim // 32) * 32), np.float32)
     padded[:, :dim] = x
     lanes = np.zeros((rows, 32), np.float32)
-    for word in padded.reshape(rows, -1, 32).transpose(1, 0, 2):
-        lanes = lanes + word
-    for half in (16, 8, 4, 2, 1):
-        lanes = lanes[:, :half] + lanes[:, half : 2 * half]
+    with np.errstate(**SILENT):
+        for word in padded.reshape(rows, padded.shape[1] // 32, 32).transpose(1, 0, 2):
+            lanes = lanes + word
+        for half in (16, 8, 4, 2, 1):
+            lanes = lanes[:, :half] + lanes[:, half : 2 * half]
     return lanes[:, 0]
 
 
@@ -117,7 +124,8 @@ class Reference:
                     factors *= weights.reshape(-1)[positions[entries]]
                 if row_scale is not None:
                     factors *= row_scale[rows[entries]]
-                values = (factors[:, None] * bag).sum(axis=0).astype(np.float32)
+                with np.errstate(**SILENT):
+                    values = (factors[:, None] * bag).sum(axis=0).astype(np.float32)
                 if mode == "mean":
                     values = values / np.float32(max(len(bag), 1))
             if output == "uint32":
@@ -128,7 +136,7 @@ class Reference:
             elif output == "bfloat16":
                 out[b] = bfloat16_bits(values)
             else:
-                with np.errstate(over="ignore"):  # float16 has no room for long bags: inf, as IEEE says
+                with np.errstate(**SILENT):  # float16 has no room for the sum of a long bag
                     out[b] = values
         return -1
 
@@ -175,8 +183,11 @@ class Reference:
         """See `packedbag.backends.protocol.Backend.weight_gradient`."""
         result = self.row_dot(words, rows, grad[bags], embedding_dim=embedding_dim)
         if row_scale is not None:
-            result = result * row_scale[rows]
-        return result if counts is None else result / counts[bags]
+            with np.errstate(**SILENT):
+                result = result * row_scale[rows]
+        if counts is not None:
+            result = result / counts[bags]
+        return result
 
     def merge(self, rows: I64) -> tuple[I64, I64, I64]:
         """See `packedbag.backends.protocol.Backend.merge`."""
@@ -200,24 +211,25 @@ class Reference:
         """See `packedbag.backends.protocol.Backend.sum_rows`."""
         dim = grad.shape[1]
         out = np.zeros((len(starts) - 1, dim), np.float32)
-        for u in range(len(out)):
-            occurrences = order[starts[u] : starts[u + 1]]
-            total = np.zeros(dim, np.float32)
-            for run in range(0, len(occurrences), RUN):
-                partial = np.zeros(dim, np.float32)
-                for e in occurrences[run : run + RUN]:
-                    g = grad[bags[e]]
-                    if weights is not None:
-                        g = g * weights[e]
-                    if scale is not None:
-                        g = g * scale[u]
-                    if counts is not None:
-                        g = g / counts[bags[e]]
-                    if columns is not None:
-                        g = np.where(unpack_array(columns[e], dim), g, ZERO)
-                    partial = partial + g
-                total = total + partial
-            out[u] = total * np.float32(factor)
+        with np.errstate(**SILENT):
+            for u in range(len(out)):
+                occurrences = order[starts[u] : starts[u + 1]]
+                total = np.zeros(dim, np.float32)
+                for run in range(0, len(occurrences), RUN):
+                    partial = np.zeros(dim, np.float32)
+                    for e in occurrences[run : run + RUN]:
+                        g = grad[bags[e]]
+                        if weights is not None:
+                            g = g * weights[e]
+                        if scale is not None:
+                            g = g * scale[u]
+                        if counts is not None:
+                            g = g / counts[bags[e]]
+                        if columns is not None:
+                            g = np.where(unpack_array(columns[e], dim), g, ZERO)
+                        partial = partial + g
+                    total = total + partial
+                out[u] = total * np.float32(factor)
         return out
 
     def row_dot(self, words: Any, rows: I64, grad: F32, *, embedding_dim: int) -> F32:
@@ -241,7 +253,7 @@ class Reference:
         table: int,
     ) -> None:
         """See `packedbag.backends.protocol.Backend.counter_update`."""
-        with np.errstate(over="ignore", invalid="ignore"):  # extreme gradients saturate; they do not warn
+        with np.errstate(**SILENT):  # extreme gradients saturate
             r = np.full(len(rows), rate, np.float32)
             if row_state is not None:
                 row_state[rows], statistic = self._row_statistic(row_state[rows], grad, adaptivity)
@@ -274,10 +286,7 @@ class Reference:
         old = (word & ~np.uint32(TOUCHES)).view(np.float32)
         q = lane_sum(grad * grad) / np.float32(grad.shape[1])
         q = np.where(q < LARGEST, q, LARGEST)  # S stays finite whatever the gradient
-        if adaptivity == "ema":
-            new = old + (q - old) / touches.astype(np.float32)
-        else:
-            new = np.minimum(old + q, LARGEST)
+        new = old + (q - old) / touches.astype(np.float32) if adaptivity == "ema" else np.minimum(old + q, LARGEST)
         stored = (new.view(np.uint32) & ~np.uint32(TOUCHES)) | touches
         return stored.view(np.int32), new
 

@@ -47,9 +47,7 @@ def check_weights(weights: Any, indices: Any) -> None:
     if dtype_name(weights) not in ("float32", "float16", "bfloat16", "float64"):
         raise DtypeError("per_sample_weights", weights.dtype, "floating point")
     if tuple(weights.shape) != tuple(indices.shape):
-        raise ShapeError(
-            "per_sample_weights", tuple(weights.shape), f"the shape of indices, {tuple(indices.shape)}"
-        )
+        raise ShapeError("per_sample_weights", tuple(weights.shape), f"the shape of indices, {tuple(indices.shape)}")
 
 
 def check_offsets(offsets: npt.NDArray[Any], num_indices: int) -> None:

@@ -54,9 +54,7 @@ def get_mode(name: str) -> Mode:
 def check_combination(mode: Mode, output: str, *, weighted: bool, row_scale: bool, table_scale: bool) -> None:
     """Raise unless ``mode`` can produce ``output`` with these factors."""
     if output not in mode.outputs:
-        raise ArgumentError(
-            "output_dtype", output, f"one of {', '.join(mode.outputs)} for mode={mode.name!r}"
-        )
+        raise ArgumentError("output_dtype", output, f"one of {', '.join(mode.outputs)} for mode={mode.name!r}")
     if weighted and not mode.weighted:
         raise ArgumentError(
             "per_sample_weights", f"given with mode={mode.name!r}", "None, except for mode='sum' and 'mean'"
