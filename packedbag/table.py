@@ -51,7 +51,7 @@ class PackedTable:
             raise DtypeError("scale", scale.dtype, "floating point")
         if scale.shape not in ((), (1,), (self.num_embeddings,)):
             raise ShapeError("scale", scale.shape, f"one value, or ({self.num_embeddings},): one value a row")
-        return np.ascontiguousarray(scale.reshape(()) if scale.size == 1 else scale, np.float32)
+        return np.array(scale.reshape(()) if scale.size == 1 else scale, np.float32, order="C")
 
     @property
     def num_embeddings(self) -> int:

@@ -77,5 +77,8 @@ def _select(kind: str, arrays: str | None, forced: str | None) -> Backend:
         if forced not in available(kind):
             raise BackendError(forced, f"does not run on {kind!r}", ", ".join(available(kind)))
         return backend
-    names = [name for name in available(kind) if arrays in (None, REGISTRY[name].arrays)]
-    return get(names[0])
+    for name, entry in REGISTRY.items():
+        wanted = arrays in (None, entry.arrays) and (not entry.devices or kind in entry.devices)
+        if wanted and not missing(name):  # asked last: for a NumPy user it must not import torch
+            return get(name)
+    raise BackendError("any", f"takes {arrays} arrays on {kind!r}", ", ".join(available(kind)))

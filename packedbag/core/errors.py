@@ -88,6 +88,13 @@ class StateMismatchError(PackedBagError, ValueError):
         )
 
 
+class DeletedModuleError(PackedBagError, RuntimeError):
+    """An anchor or a graph outlived its packed module."""
+
+    def __init__(self) -> None:
+        super().__init__("the packed module of this anchor or gradient was deleted. Keep a reference to the module.")
+
+
 class ReplacedAnchorError(PackedBagError, RuntimeError):
     """Something replaced the anchor of a packed module."""
 

@@ -206,6 +206,7 @@ class PackedModule(torch.nn.Module):
         else:
             try:
                 self._load_words(weight, assign=bool(local_metadata.get("assign_to_params_buffers", False)))
+                own[prefix + "anchor"] = self._real_anchor()
             except PackedBagError as error:
                 error_msgs.append(f"{key}: {error}")
             else:
@@ -213,6 +214,15 @@ class PackedModule(torch.nn.Module):
                     self._set_scale_from(weight)
                     own[scale_key] = self.scale
         super()._load_from_state_dict(own, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+
+    def _real_anchor(self) -> torch.nn.Parameter:
+        """Return the anchor, made real on the words' device if it is on the meta device: no checkpoint holds it."""
+        if self.anchor.is_meta and not self.words.is_meta:
+            self.anchor = torch.nn.Parameter(
+                torch.zeros(1, device=self.words.device), requires_grad=self.anchor.requires_grad
+            )
+            self.sink.link(self.anchor)
+        return self.anchor
 
     def _load_words(self, weight: torch.Tensor, *, assign: bool) -> None:
         if assign and weight.dtype in (torch.uint32, torch.int32) and weight.shape == self.words.shape:

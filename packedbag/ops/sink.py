@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from packedbag.backends.registry import select
-from packedbag.core.errors import PackedBagError, ReplacedAnchorError
+from packedbag.core.errors import DeletedModuleError, ReplacedAnchorError
 from packedbag.ops.bridge import csr_offsets, to_backend, to_torch
 
 #: What one backward call adds to the anchor's gradient: small, so that gradient norms do not see it.
@@ -120,7 +120,7 @@ class GradientSink:
         """The module that this sink belongs to."""
         module = self._source()
         if module is None:
-            raise PackedBagError("the packed module of this gradient was deleted before backward. Keep a reference.")
+            raise DeletedModuleError()
         return module
 
     def link(self, anchor: torch.nn.Parameter) -> None:
@@ -244,7 +244,7 @@ def get_sink(handle: int) -> GradientSink:
     """Return the sink of ``handle``."""
     sink = _SINKS.get(handle)
     if sink is None:
-        raise PackedBagError("the packed module of this gradient was deleted before backward. Keep a reference to it.")
+        raise DeletedModuleError()
     return sink
 
 

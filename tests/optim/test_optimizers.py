@@ -1,0 +1,468 @@
+"""CounterSGD and BitFlip as torch optimizers: learning, state, accumulation, scaling, errors."""
+
+import copy
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import packedbag
+from packedbag import PackedEmbedding, PackedEmbeddingBag
+from packedbag.backends import available
+from packedbag.optim import BitFlip, CounterSGD, dense_parameters, packed_parameters
+from tests.optim.problems import V, D, assert_same, batch, loss_of, make_model, snapshot
+
+
+def make_optimizers(model, **kwargs):
+    packed = CounterSGD(packed_parameters(model), **{"lr": 0.05, "seed": 11, **kwargs})
+    return packed, torch.optim.Adam(dense_parameters(model), lr=0.01)
+
+
+def train(model, optimizers, steps):
+    for number in steps:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss_of(model, number).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: CounterSGD(p, lr=0.05, seed=0),
+        lambda p: CounterSGD(p, lr=0.1, bits=3, adaptivity="adagrad", seed=0),
+        lambda p: CounterSGD(p, lr=1.0, bits=4, adaptivity=None, seed=0),
+        lambda p: BitFlip(p, lr=0.05, seed=0),
+    ],
+)
+def test_a_packed_table_learns_a_rule_that_a_frozen_one_cannot(make):
+    """Each of 64 items has a target of D signs; the only parameters are the bits."""
+    torch.manual_seed(0)
+    module = PackedEmbedding(64, 32, scale="table")
+    module.scale.requires_grad_(False)
+    target = torch.where(torch.rand(64, 32) > 0.5, 1.0, -1.0)
+    optimizer = make(packed_parameters(module))
+    before = (module(torch.arange(64)) == target).float().mean().item()
+    for _ in range(200):
+        optimizer.zero_grad()
+        (module(torch.arange(64)) - target).square().sum().backward()
+        optimizer.step()
+    after = (module(torch.arange(64)) == target).float().mean().item()
+    assert before < 0.6
+    assert after > 0.97
+
+
+@pytest.mark.parametrize("backend", available("cpu"))
+@pytest.mark.parametrize("scale", ["table", "row"])
+def test_every_backend_trains_the_same_bits(backend, scale, monkeypatch):
+    def run(name):
+        monkeypatch.setenv("PACKEDBAG_BACKEND", name)
+        model = make_model(scale=scale)
+        packed = CounterSGD(packed_parameters(model), lr=0.1, bits=5, seed=3)
+        for number in range(4):
+            packed.zero_grad()
+            items, histories, labels = batch(number)
+            # The same gradients in: dense layers and weighted sums may differ in the last bit between backends.
+            torch.manual_seed(number)
+            for name_, indices in (("item", items), ("history", histories)):
+                out = model[name_](indices)
+                out.backward(torch.randn_like(out))
+            packed.step()
+        return snapshot(model, packed)
+
+    assert_same(run(backend), run("reference"))
+
+
+def test_two_runs_with_one_seed_are_identical_whatever_the_number_of_threads():
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            torch.manual_seed(0)
+            module = PackedEmbeddingBag(5000, 128)
+            optimizer = CounterSGD([module.anchor], lr=0.1, seed=2)
+            for step in range(3):
+                generator = torch.Generator().manual_seed(step)
+                indices = torch.randint(0, 5000, (600, 20), generator=generator)
+                out = module(indices)
+                out.backward(torch.randn(out.shape, generator=generator))
+                optimizer.step()
+            results.append(snapshot(module, optimizer))
+    finally:
+        torch.set_num_threads(before)
+    assert_same(*results)
+
+
+def test_another_seed_trains_other_bits():
+    results = []
+    for seed in (1, 2):
+        model = make_model()
+        train(model, make_optimizers(model, seed=seed), range(3))
+        results.append(model["item"].words.clone())
+    assert not torch.equal(*results)
+
+
+@pytest.mark.parametrize("scale", ["table", "row"])
+@pytest.mark.parametrize("adaptivity", ["ema", "adagrad", None])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(adaptivity, scale):
+    whole = make_model(scale=scale)
+    optimizers = make_optimizers(whole, adaptivity=adaptivity)
+    train(whole, optimizers, range(3))
+    file = io.BytesIO()
+    torch.save([whole.state_dict(), *(o.state_dict() for o in optimizers)], file)
+    train(whole, optimizers, range(3, 6))
+
+    file.seek(0)
+    states = torch.load(file, weights_only=True)
+    resumed = make_model(seed=99, scale=scale)
+    others = make_optimizers(resumed, adaptivity=adaptivity, seed=1234)
+    resumed.load_state_dict(states[0])
+    for optimizer, state in zip(others, states[1:], strict=True):
+        optimizer.load_state_dict(state)
+    train(resumed, others, range(3, 6))
+    assert_same(snapshot(whole, *optimizers), snapshot(resumed, *others))
+
+
+def test_loaded_state_is_a_copy_of_integers():
+    model = make_model()
+    optimizers = make_optimizers(model)
+    train(model, optimizers, range(2))
+    state = optimizers[0].state_dict()
+    twin = copy.deepcopy(model)
+    other = make_optimizers(twin)[0]
+    other.load_state_dict(state)
+    for number, loaded in enumerate(other.state_dict()["state"].values()):
+        assert loaded["planes"].dtype == loaded["row_state"].dtype == torch.int32
+        assert loaded["planes"].data_ptr() != state["state"][number]["planes"].data_ptr()
+    assert other.param_groups[0]["step"] == 2
+
+
+def test_state_of_other_tables_is_refused_and_nothing_is_lost():
+    model = make_model()
+    optimizers = make_optimizers(model)
+    train(model, optimizers, range(2))
+    state = optimizers[0].state_dict()
+    larger, same = PackedEmbedding(V + 1, D), PackedEmbedding(V, D)
+    pair = CounterSGD([larger.anchor, same.anchor], lr=0.1)
+    with pytest.raises(
+        packedbag.PackedBagError,
+        match=r"the loaded state of table 0 has num_embeddings=60; this optimizer has num_embeddings=61 there\.",
+    ):
+        pair.load_state_dict(state)
+    assert pair.param_groups[0]["step"] == 0
+    single = CounterSGD([same.anchor], lr=0.1)
+    with pytest.raises(packedbag.PackedBagError, match=r"the loaded state has 2 tables; this optimizer has 1\."):
+        single.load_state_dict(state)
+    fresh = make_model()
+    bits = CounterSGD(packed_parameters(fresh), lr=0.1, bits=3)
+    bits.load_state_dict(state)
+    assert bits.param_groups[0]["bits"] == 8  # the group's options come with its state, as in torch
+
+
+def test_gradient_accumulation_equals_one_call_on_the_joined_batch():
+    results = []
+    items, _, _ = batch(0)
+    grad = torch.randn(len(items), D)
+    for accumulate in (True, False):
+        torch.manual_seed(0)
+        module = PackedEmbedding(V, D)
+        optimizer = CounterSGD([module.anchor], lr=0.1, seed=0)
+        pieces = [(items[:5], grad[:5]), (items[5:], grad[5:])] if accumulate else [(items, grad)]
+        for indices, upstream in pieces:
+            module(indices).backward(upstream)
+        optimizer.step()
+        results.append(snapshot(module, optimizer))
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("zero", ["optimizer", "model"])
+def test_zero_grad_between_backward_calls_drops_what_came_before(zero, set_to_none):
+    results = []
+    for wasted in (0, 1, 2):
+        model = make_model()
+        packed, _ = make_optimizers(model)
+        for _ in range(wasted):
+            loss_of(model, 7).backward()
+            (packed if zero == "optimizer" else model).zero_grad(set_to_none=set_to_none)
+        loss_of(model, 0).backward()
+        packed.step()
+        results.append(snapshot(model, packed))
+    assert_same(results[0], results[1])
+    assert_same(results[0], results[2])
+
+
+def test_zero_grad_before_step_means_no_update_and_no_counted_step():
+    model = make_model()
+    packed, _ = make_optimizers(model)
+    before = snapshot(model)
+    loss_of(model, 0).backward()
+    model.zero_grad()
+    packed.step()
+    assert_same(before, snapshot(model))
+    assert packed.param_groups[0]["step"] == 0
+    packed.step()  # nothing to do is no error
+
+
+def test_a_step_without_zero_grad_does_not_use_gradients_twice():
+    results = []
+    for zero in (True, False):
+        model = make_model()
+        packed, _ = make_optimizers(model)
+        for number in range(3):
+            if zero:
+                packed.zero_grad()
+            loss_of(model, number).backward()
+            packed.step()
+        results.append(snapshot(model, packed))
+    assert_same(*results)
+
+
+def test_clipping_and_scaling_of_gradients_reach_the_packed_rows():
+    """With adaptivity=None the update depends on the size of the gradient."""
+    results = []
+    for factor in (0.25, "loss", "grad"):
+        torch.manual_seed(0)
+        module = PackedEmbedding(V, D)
+        optimizer = CounterSGD([module.anchor], lr=0.3, adaptivity=None, seed=0)
+        out = module(batch(0)[0])
+        grad = torch.linspace(-4, 4, out.numel()).view_as(out)
+        out.backward(grad if factor == "grad" else grad * 0.25)
+        if factor == "grad":
+            module.anchor.grad.mul_(0.25)
+        optimizer.step()
+        results.append(snapshot(module, optimizer))
+    assert_same(results[0], results[1])
+    assert_same(results[0], results[2])
+
+
+def test_grad_scaler_changes_nothing_when_all_is_finite():
+    results = []
+    for scaled in (False, True):
+        model = make_model()
+        optimizers = make_optimizers(model, adaptivity=None, lr=2.0)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaled)
+        for number in range(3):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            scaler.scale(loss_of(model, number)).backward()
+            for optimizer in optimizers:
+                scaler.step(optimizer)
+            scaler.update()
+        results.append(snapshot(model["item"], optimizers[0]))
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("zero", ["optimizer", "model"])
+def test_grad_scaler_skips_a_step_that_overflowed_without_counting_it(zero):
+    model = make_model()
+    optimizers = make_optimizers(model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1e38)
+    before = snapshot(model)
+    scaler.scale(loss_of(model, 0) * 1e6).backward()
+    for optimizer in optimizers:
+        scaler.step(optimizer)
+    scaler.update()
+    assert_same(before, snapshot(model))
+    assert optimizers[0].param_groups[0]["step"] == 0
+    (optimizers[0] if zero == "optimizer" else model).zero_grad()
+    optimizers[1].zero_grad()
+    loss_of(model, 0).backward()
+    assert len(model["item"].sink.parts) == 1
+    for optimizer in optimizers:
+        optimizer.step()
+    fresh = make_model()
+    others = make_optimizers(fresh)
+    train(fresh, others, [0])
+    assert_same(snapshot(model, optimizers[0]), snapshot(fresh, others[0]))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_is_refused_before_any_bit_changes(bad):
+    model = make_model()
+    packed, _ = make_optimizers(model)
+    train(model, [packed], range(2))
+    before = snapshot(model, packed)
+    packed.zero_grad()
+    items, histories, _ = batch(5)
+    model["item"](items).sum().backward()
+    (model["history"](histories) * bad).sum().backward()
+    with pytest.raises(ValueError, match=r"the gradient of table 1 \(PackedEmbeddingBag\(60, 70\)\) is NaN or infinite; the"):
+        packed.step()
+    assert_same(before, snapshot(model, packed))
+    train(model, [packed], [2])  # and training goes on
+    assert packed.param_groups[0]["step"] == 3
+
+
+def test_closures_are_evaluated_with_gradients():
+    model = make_model()
+    packed, _ = make_optimizers(model)
+
+    def closure():
+        packed.zero_grad()
+        loss = loss_of(model, 0)
+        loss.backward()
+        return loss
+
+    before = model["item"].words.clone()
+    assert packed.step(closure).item() > 0
+    assert not torch.equal(before, model["item"].words)
+
+
+def test_schedulers_and_parameter_groups_set_rates():
+    model = make_model()
+    groups = [{"params": [model["item"].anchor]}, {"params": [model["history"].anchor], "lr": 0.0, "bits": 2}]
+    packed = CounterSGD(groups, lr=0.1, seed=0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(packed, lambda epoch: 0.5**epoch)
+    history = model["history"].words.clone()
+    train(model, [packed], [0])
+    scheduler.step()
+    assert packed.param_groups[0]["lr"] == 0.05
+    assert torch.equal(history, model["history"].words)  # lr = 0 moves nothing
+    assert packed.state[model["history"].anchor]["planes"].shape == (V, 3, 1)
+    assert packed.state[model["item"].anchor]["planes"].shape == (V, 3, 7)
+
+
+def test_a_group_added_later_shares_seed_and_step():
+    model = make_model()
+    packed = CounterSGD([model["item"].anchor], lr=0.1, seed=5)
+    model["item"](torch.tensor([1])).sum().backward()
+    packed.step()
+    packed.add_param_group({"params": [model["history"].anchor]})
+    assert [(g["seed"], g["step"]) for g in packed.param_groups] == [(5, 1), (5, 1)]
+
+
+def test_a_step_touches_only_the_rows_in_the_batch():
+    module = PackedEmbeddingBag(1000, D, scale="row")
+    optimizer = CounterSGD([module.anchor], lr=5.0, seed=0)
+    touched = torch.tensor([3, 500, 999])
+    words = module.words.clone()
+    for _ in range(3):
+        module(touched[None]).sum().backward()
+        optimizer.step()
+    others = torch.ones(1000, dtype=torch.bool)
+    others[touched] = False
+    state = optimizer.state[module.anchor]
+    assert torch.equal(words[others], module.words[others])
+    assert not torch.equal(words[touched], module.words[touched])
+    for name in ("planes", "row_state", "scale_sum"):
+        assert not state[name][others].any()
+        assert state[name][touched].any()
+    assert (state["row_state"][touched] & 0xFF).tolist() == [3, 3, 3]
+
+
+def test_padding_and_skipped_rows_are_not_trained():
+    module = PackedEmbeddingBag(50, D, padding_idx=4, bounds="skip")
+    optimizer = CounterSGD([module.anchor], lr=5.0, seed=0)
+    words = module.words.clone()
+    module(torch.tensor([[4, 50, -1]])).sum().backward()
+    optimizer.step()
+    assert torch.equal(words, module.words)
+
+
+def test_a_row_scale_descends():
+    torch.manual_seed(0)
+    module = PackedEmbedding(8, 32, scale="row")
+    optimizer = CounterSGD([module.anchor], lr=0.0, scale_lr=0.1, seed=0)
+    target = module(torch.arange(8)).detach() * torch.linspace(0.2, 2.0, 8)[:, None]
+    for _ in range(300):
+        optimizer.zero_grad()
+        (module(torch.arange(8)) - target).square().sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(module.scale, torch.linspace(0.2, 2.0, 8), rtol=0.02, atol=0.02)
+
+
+def test_tail_bits_stay_zero_in_words_and_planes():
+    model = make_model()
+    packed, _ = make_optimizers(model, lr=3.0)
+    train(model, [packed], range(4))
+    tail = ~((1 << (D % 32)) - 1)
+    for name in ("item", "history"):
+        assert not (model[name].words[:, -1] & tail).any()
+        assert not (packed.state[model[name].anchor]["planes"][:, -1] & tail).any()
+
+
+CLEAR_PEAK = Path("/proc/self/clear_refs")
+
+
+@pytest.mark.skipif(not CLEAR_PEAK.exists(), reason="measures the peak through Linux's /proc")
+@pytest.mark.parametrize("name", [name for name in available("cpu") if name != "reference"])
+def test_a_step_needs_no_memory_of_the_size_of_the_table(name, monkeypatch):
+    monkeypatch.setenv("PACKEDBAG_BACKEND", name)
+    module = PackedEmbeddingBag(1_000_000, 128)  # 16 MB of words; V x D floats would be 512 MB
+    optimizer = CounterSGD([module.anchor], lr=0.1, bits=2)
+    indices = torch.randint(0, 1_000_000, (256, 20))
+    for _ in range(2):
+        module(indices).sum().backward()
+        before = _resident("VmRSS")
+        CLEAR_PEAK.write_text("5")
+        optimizer.step()
+    assert _resident("VmHWM") - before < 100 << 20
+
+
+def _resident(field):
+    """Return a figure of this process's resident memory in bytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) << 10
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"lr": -1.0}, r"lr is -1\.0; it must be a finite number >= 0\."),
+        ({"lr": float("nan")}, r"lr is nan; it must be a finite number >= 0\."),
+        ({"lr": 0.1, "scale_lr": -2.0}, r"scale_lr is -2\.0; it must be a finite number >= 0\."),
+        ({"lr": 0.1, "bits": 1}, r"bits is 1; it must be in 2\.\.8\."),
+        ({"lr": 0.1, "bits": 9}, r"bits is 9; it must be in 2\.\.8\."),
+        ({"lr": 0.1, "adaptivity": "adam"}, r"adaptivity is 'adam'; it must be 'ema', 'adagrad' or None\."),
+        ({"lr": 0.1, "seed": -1}, r"seed is -1; it must be in 0\.\.2\*\*64 - 1\."),
+    ],
+)
+def test_a_wrong_option_is_named(kwargs, message):
+    module = PackedEmbedding(V, D)
+    with pytest.raises(packedbag.PackedBagError, match=message):
+        CounterSGD([module.anchor], **kwargs)
+    assert CounterSGD([module.anchor], lr=0.1).param_groups  # nothing stays behind
+
+
+def test_parameters_of_other_modules_are_refused_with_advice():
+    with pytest.raises(packedbag.PackedBagError, match=r"params is holding a tensor of shape \(1, 70\) that belongs to no"):
+        CounterSGD(torch.nn.Linear(D, 1, bias=False).parameters(), lr=0.1)
+
+
+def test_bit_flip_keeps_no_state_without_adaptivity():
+    module = PackedEmbedding(V, D)
+    optimizer = BitFlip([module.anchor], lr=0.5, adaptivity=None, seed=0)
+    module(torch.arange(10)).sum().backward()
+    before = module.words.clone()
+    optimizer.step()
+    assert not torch.equal(before, module.words)
+    state = optimizer.state[module.anchor]
+    assert sum(v.numel() for v in state.values() if isinstance(v, torch.Tensor)) == 0
+
+
+def test_the_state_is_the_documented_bits_a_weight():
+    module = PackedEmbedding(1024, 128)
+    optimizer = CounterSGD([module.anchor], lr=0.5, bits=4)
+    module(torch.arange(10)).sum().backward()
+    optimizer.step()
+    tensors = [v for v in optimizer.state[module.anchor].values() if isinstance(v, torch.Tensor)]
+    held = sum(t.nbytes for t in tensors) + module.nbytes
+    assert held * 8 == 1024 * (128 * 4 + 32)
+
+
+def test_seeds_are_drawn_from_torchs_generator():
+    module = PackedEmbedding(V, D)
+    seeds = []
+    for _ in range(2):
+        torch.manual_seed(4)
+        seeds.append(CounterSGD([module.anchor], lr=0.1).param_groups[0]["seed"])
+    assert seeds[0] == seeds[1]
+    big = CounterSGD([module.anchor], lr=0.1, seed=2**64 - 1)
+    module(torch.arange(3)).sum().backward()
+    big.step()
+    assert np.uint64(big.param_groups[0]["seed"]) == np.uint64(2**64 - 1)
