@@ -74,6 +74,11 @@ def load(path: str | os.PathLike[str]) -> PackedTable:
     return PackedTable(words, embedding_dim, scale=arrays.get("scale"), metadata=json.loads(header["metadata"]))
 
 
+def require() -> None:
+    """Raise `MissingExtraError` unless safetensors is installed: to be called before hours of training."""
+    _library()
+
+
 class _Library:
     """The three names of safetensors that are used here, imported on use."""
 

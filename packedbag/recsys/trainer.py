@@ -26,6 +26,8 @@ from packedbag.recsys.tables import optimizers, state_bytes, table_bytes
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
+#: Steps between checkpoints; the end of an epoch is one anyway.
+CHECKPOINT_STEPS = 500
 
 
 @dataclass
@@ -100,7 +102,7 @@ class Trainer:
     """
 
     def __init__(
-        self, kind: str, dataset: Dataset, settings: Settings, folder: Path, *, checkpoint_steps: int = 500
+        self, kind: str, dataset: Dataset, settings: Settings, folder: Path, *, checkpoint_steps: int = CHECKPOINT_STEPS
     ) -> None:
         metrics.require()
         self.kind = kind
@@ -161,6 +163,14 @@ class Trainer:
         self.model.train()
         nothing = np.empty(0, np.float32)
         return metrics.score(np.concatenate([*labels, nothing]), np.concatenate([*predictions, nothing]), PARTS[part])
+
+    def keep_old(self) -> Path | None:
+        """Move an earlier run's checkpoint out of the way of a new run; return where to, or None without one."""
+        if not self.path.exists():
+            return None
+        kept = self.path.with_name("checkpoint.old.pt")
+        self.path.replace(kept)
+        return kept
 
     def save(self) -> None:
         """Write the checkpoint: model, both optimizers, random numbers, position."""
@@ -258,5 +268,3 @@ class Trainer:
                 "the checkpoint was made on other data, or with another split or other tables of ids",
                 "Pass the same data and options, or start without --resume.",
             )
-
-

@@ -28,6 +28,9 @@ from packedbag.report import memory
 KINDS = ("packed", "char", "fp32")
 TIMEOUT_SECONDS = 600
 
+#: Bytes that the optimizer of `CharTable` holds for a weight: one float32.
+CHAR_STATE_BYTES = 4
+
 #: Blocks of a page or more come straight from the system and go straight back.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4096", "MALLOC_TRIM_THRESHOLD_": "4096", "MALLOC_TOP_PAD_": "0"}
 

@@ -1,0 +1,5 @@
+"""``python -m packedbag.cli`` is the ``packedbag`` command."""
+
+from packedbag.cli.app import main
+
+main()

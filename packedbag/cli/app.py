@@ -1,0 +1,68 @@
+"""``packedbag``: the command line."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+from packedbag import __version__
+from packedbag.core.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    import typer
+
+
+def make_app() -> typer.Typer:
+    """Return the Typer app with all commands.
+
+    Raises:
+        MissingExtraError: typer or rich is not installed.
+    """
+    try:
+        import rich  # noqa: F401
+        import typer
+    except ImportError as error:
+        raise MissingExtraError("The command line", error.name or "typer", "cli") from None
+    from packedbag.cli.doctor import doctor
+    from packedbag.cli.train import train
+
+    app = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        help="Recommender embedding tables in one bit a weight, in training and in serving.",
+        epilog="Start with: [bold]packedbag train movielens-100k --compare[/bold]",
+    )
+
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            typer.echo(f"packedbag {__version__}")
+            raise typer.Exit
+
+    # The annotation must be a value here: typer is imported only when the command runs.
+    def options(version: bool = False) -> None:
+        pass
+
+    options.__annotations__["version"] = Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
+    ]
+    app.callback()(options)
+    app.command()(train)
+    app.command()(doctor)
+    return app
+
+
+def main() -> None:
+    """Run the command line; the entry point of the ``packedbag`` script."""
+    try:
+        app = make_app()
+    except MissingExtraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""What ``packedbag train`` does, from the data to the table at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from packedbag.cli.console import notes, output
+from packedbag.cli.interrupt import StopWish, stop_wish
+from packedbag.cli.progress import ReadingBar, TrainingBar
+from packedbag.cli.sources import DataOptions, open_source
+from packedbag.cli.table import explain, render
+from packedbag.core.errors import ArgumentError
+from packedbag.io import safetensors_file
+from packedbag.io.atomic import replacing
+from packedbag.recsys import metrics
+from packedbag.recsys.dataset import Dataset
+from packedbag.recsys.export import export_tables
+from packedbag.recsys.settings import Settings
+from packedbag.recsys.split import PARTS, TRAIN
+from packedbag.recsys.trainer import Result, Stopped, Trainer
+from packedbag.report import step_memory
+from packedbag.report.comparison import LARGE_BAG, LARGE_ROWS, Comparison, Line
+from packedbag.report.step_memory import Bags
+
+
+@dataclass
+class Job:
+    """One call of ``packedbag train``; the attributes are its options."""
+
+    dataset: str
+    data: DataOptions
+    settings: Settings
+    hash_rows: int | None
+    unseen_rows: int
+    min_count: int
+    compare: bool
+    output: Path
+    resume: bool
+    checkpoint_steps: int
+    memory: bool
+    json_path: Path | None
+    quiet: bool
+
+    def run(self) -> None:
+        """Train, measure, export, and print the table.
+
+        Raises:
+            PackedBagError: a mistake of the user's, in words.
+            OSError: a file cannot be written.
+            SystemExit: a signal asked for a stop; the checkpoint holds everything.
+        """
+        metrics.require()
+        safetensors_file.require()
+        if self.checkpoint_steps < 1:
+            raise ArgumentError("--checkpoint-steps", self.checkpoint_steps, "at least 1")
+        if self.json_path is not None and not self.json_path.parent.is_dir():
+            raise ArgumentError("--json", self.json_path, "a file in a folder that exists")
+        dataset = self._open()
+        results: list[Result] = []
+        with stop_wish(self._announce_stop) as wish:
+            try:
+                kinds = ("packed", "fp32") if self.compare else ("packed",)
+                results.extend(self._train(kind, dataset, wish) for kind in kinds)
+            except Stopped:
+                self._say(f"stopped; everything is saved. Continue with the same command and --resume ({self.output}).")
+                sys.exit(wish.exit_code)
+        comparison = self._compare(dataset, results)
+        if self.json_path is not None:
+            with replacing(self.json_path) as file:
+                file.write(json.dumps(comparison.plain(), indent=2).encode() + b"\n")
+        output.print(render(comparison))
+        output.print(explain(comparison), soft_wrap=True)
+
+    def _open(self) -> Dataset:
+        source, split = open_source(self.dataset, self.data)
+        dataset = Dataset(
+            source,
+            split,
+            seed=self.settings.seed,
+            hash_rows=self.hash_rows,
+            unseen_rows=self.unseen_rows,
+            min_count=self.min_count,
+        )
+        with ReadingBar(notes, quiet=self.quiet) as bar:
+            dataset.prepare(bar.rows)
+        if dataset.counts is not None:
+            counted = ", ".join(f"{n:,} {part}" for n, part in zip(dataset.counts, PARTS, strict=True))
+            self._say(f"{self.dataset}: {counted} rows")
+        tables = ", ".join(f"{f.name} {ids.rows:,}" for f, ids in zip(dataset.fields, dataset.ids, strict=True))
+        self._say(f"tables (rows): {tables}")
+        return dataset
+
+    def _train(self, kind: str, dataset: Dataset, wish: StopWish) -> Result:
+        folder = self.output / kind
+        trainer = Trainer(kind, dataset, self.settings, folder, checkpoint_steps=self.checkpoint_steps)
+        # With --compare a run may have been stopped before its second model began.
+        resume = self.resume and (kind == "packed" or trainer.path.exists())
+        if not resume:
+            kept = trainer.keep_old()
+            if kept is not None:
+                self._say(f"the checkpoint of an earlier run is kept as {kept}")
+        train_rows = None if dataset.counts is None else dataset.counts[TRAIN]
+        with TrainingBar(notes, kind, self.settings.epochs, train_rows, wish, quiet=self.quiet) as bar:
+            result = trainer.run(bar, resume=resume)
+        if kind == "packed":
+            paths = export_tables(trainer.model, dataset, folder / "tables")
+            self._say(f"{len(paths)} tables of the best epoch ({result.best_epoch + 1}) written to {folder / 'tables'}")
+        return result
+
+    def _compare(self, dataset: Dataset, results: Sequence[Result]) -> Comparison:
+        lines = [
+            Line(
+                kind=r.kind,
+                auc=r.test.auc,
+                log_loss=r.test.log_loss,
+                table_bytes=r.table_bytes,
+                state_bytes=r.state_bytes,
+                best_epoch=r.best_epoch + 1,
+                epochs=r.epochs,
+                valid_auc=r.valid.auc,
+                seconds=r.seconds,
+            )
+            for r in results
+        ]
+        weights = sum(ids.rows for ids in dataset.ids) * self.settings.embedding_dim
+        char = Line("char", None, None, weights, weights * step_memory.CHAR_STATE_BYTES)
+        lines.insert(1, char)
+        if not self.compare:
+            lines.append(Line("fp32", None, None, 4 * weights, 4 * weights))
+        if self.memory:
+            self._measure(dataset, lines)
+        counts = dataset.counts
+        return Comparison(
+            dataset=self.dataset,
+            embedding_dim=self.settings.embedding_dim,
+            tables={f.name: ids.rows for f, ids in zip(dataset.fields, dataset.ids, strict=True)},
+            rows=None if counts is None else dict(zip(PARTS, counts, strict=True)),
+            settings=self.settings.plain(),
+            lines=lines,
+        )
+
+    def _measure(self, dataset: Dataset, lines: Sequence[Line]) -> None:
+        """Measure a step with the real tables and a real batch, and one with a large table."""
+        self._say("measuring the memory of a step, in child processes")
+        rows = next(dataset.batches(TRAIN, self.settings.batch_size))
+        real = [Bags(ids.rows, c.indices, c.offsets) for ids, c in zip(dataset.ids, rows.columns, strict=True)]
+        size = self.settings.batch_size
+        large = Bags(
+            LARGE_ROWS,
+            np.random.default_rng(0).integers(0, LARGE_ROWS, size * LARGE_BAG),
+            np.arange(0, size * LARGE_BAG + 1, LARGE_BAG),
+        )
+        for line in lines:
+            dim, bits = self.settings.embedding_dim, self.settings.bits
+            line.peak_bytes = step_memory.measure(line.kind, real, dim, bits=bits).peak_bytes
+            line.large_peak_bytes = step_memory.measure(line.kind, [large], dim, bits=bits).peak_bytes
+
+    def _announce_stop(self) -> None:
+        self._say("stopping after this step; again to stop at once")
+
+    def _say(self, text: str) -> None:
+        if not self.quiet:
+            notes.print(text, soft_wrap=True)
