@@ -1,0 +1,46 @@
+"""Sphinx: Markdown pages by MyST, the API from docstrings by autodoc."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import packedbag
+
+project = "packedbag"
+author = "the packedbag authors"
+copyright = author  # noqa: A001 - the name Sphinx reads
+version = release = packedbag.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build"]
+default_role = "py:obj"
+nitpicky = False
+
+html_theme = "furo"
+html_title = f"packedbag {release}"
+html_static_path = ["_static"]
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+napoleon_custom_sections = ["Shapes", "Source"]
+napoleon_use_rtype = False
+
+_LITERAL = re.compile(r"(``.+?``|`[^`]+`)")
+
+
+def escape_markup(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Take ``*`` and ``|`` in a docstring for what they are: products, shapes, magnitudes; never markup."""
+    for i, line in enumerate(lines):
+        parts = _LITERAL.split(line)
+        lines[i] = "".join(part if part.startswith("`") else re.sub(r"([*|])", r"\\\1", part) for part in parts)
+
+
+def setup(app: Any) -> None:
+    """Escape before napoleon reads the docstrings, and so before it adds markup of its own."""
+    app.connect("autodoc-process-docstring", escape_markup, priority=100)
