@@ -1,5 +1,6 @@
 // AVX2 with F16C: 32 8-bit lanes in a register.
 #include <immintrin.h>
+#include <string.h>
 
 #include "kernels.h"
 
@@ -7,6 +8,7 @@ namespace packedbag {
 namespace {
 
 struct Isa {
+    static constexpr bool SHIFTS_LANES = true;
     static constexpr int COLUMNS = 32, BLOCKS = 8, VECTOR_BYTES = 32;
     typedef __m256i Bytes;
 
@@ -38,6 +40,8 @@ struct Isa {
 
 }  // namespace
 }  // namespace packedbag
+
+#include "update_avx2.h"
 
 #include "isa_kernels.h"
 

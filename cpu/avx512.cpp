@@ -7,6 +7,7 @@ namespace packedbag {
 namespace {
 
 struct Isa {
+    static constexpr bool SHIFTS_LANES = true;
     static constexpr int COLUMNS = 64, BLOCKS = 8, VECTOR_BYTES = 64;
     typedef __m512i Bytes;
     typedef __mmask64 Mask64 __attribute__((aligned(1), may_alias));
@@ -33,6 +34,8 @@ struct Isa {
 
 }  // namespace
 }  // namespace packedbag
+
+#include "update_avx512.h"
 
 #include "isa_kernels.h"
 

@@ -16,11 +16,11 @@ inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 inline uint32_t tail_mask(int64_t columns) { return columns >= 32 ? UINT32_MAX : (uint32_t{1} << columns) - 1; }
 
-// float32 -> bfloat16, to nearest, ties to even. A NaN stays one: rounding could carry it into the sign.
+// float32 -> bfloat16, to nearest, ties to even. Rounding could carry a NaN into the sign: every NaN becomes the
+// quiet one.
 inline uint16_t bfloat16_of(uint32_t bits) {
     uint32_t rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
-    uint32_t nan = bits >> 16 | 0x40;
-    return static_cast<uint16_t>((bits & 0x7FFFFFFF) > 0x7F800000 ? nan : rounded);
+    return static_cast<uint16_t>((bits & 0x7FFFFFFF) > 0x7F800000 ? 0x7FC0 : rounded);
 }
 
 // Write 32 floats, or the first `columns` of them, at `column` of row `bag`.

@@ -72,12 +72,23 @@ inline void masks(uint32_t word, Bits* r) {
         r[i] = reinterpret_cast<Bits>(here != 0);
     }
 }
-// a where the bit of `word` is set, -a where it is not.
+// a where the bit of `word` is set, -a where it is not: the missing bit is shifted into the sign, or, where lanes
+// cannot be shifted by different counts, selected by a mask.
 inline Lanes signed_by(uint32_t word, const Lanes& a) {
-    Bits m[VECTORS];
-    masks(word, m);
     Lanes r;
-    PB_EACH_VECTOR(i) r.v[i] = reinterpret_cast<Vector>(reinterpret_cast<Bits>(a.v[i]) ^ (~m[i] & 0x80000000u));
+    if constexpr (Isa::SHIFTS_LANES) {
+        Ints counts;
+        for (int j = 0; j < PER_VECTOR; ++j) counts[j] = 31 - j;
+        PB_EACH_VECTOR(i) {
+            Bits missing = (Bits{} + ~word) << (reinterpret_cast<Bits>(counts) - static_cast<uint32_t>(i * PER_VECTOR));
+            r.v[i] = reinterpret_cast<Vector>(reinterpret_cast<Bits>(a.v[i]) ^ (missing & 0x80000000u));
+        }
+    } else {
+        Bits m[VECTORS];
+        masks(word, m);
+        PB_EACH_VECTOR(i)
+        r.v[i] = reinterpret_cast<Vector>(reinterpret_cast<Bits>(a.v[i]) ^ (~m[i] & 0x80000000u));
+    }
     return r;
 }
 // a where the bit of `word` is set, 0 where it is not.
@@ -90,12 +101,23 @@ inline Lanes only(uint32_t word, const Lanes& a) {
 }
 
 // The sum of 32 lanes in the order of DESIGN 2.1: lanes +16, +8, +4, +2, +1.
+template <int COUNT>
+inline float fold(const float* p) {
+    typedef float Half __attribute__((vector_size(COUNT * 2)));
+    Half a, b;
+    memcpy(&a, p, sizeof a);
+    memcpy(&b, p + COUNT / 2, sizeof b);
+    a += b;
+    float sum[COUNT / 2];
+    memcpy(sum, &a, sizeof a);
+    if constexpr (COUNT == 2) return sum[0];
+    else return fold<COUNT / 2>(sum);
+}
+
 inline float sum_lanes(const Lanes& a) {
     float p[32];
     memcpy(p, &a, sizeof p);
-    for (int half = 16; half; half /= 2)
-        for (int j = 0; j < half; ++j) p[j] += p[j + half];
-    return p[0];
+    return fold<32>(p);
 }
 
 }  // namespace

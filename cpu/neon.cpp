@@ -7,6 +7,7 @@ namespace packedbag {
 namespace {
 
 struct Isa {
+    static constexpr bool SHIFTS_LANES = true;
     static constexpr int COLUMNS = 32, BLOCKS = 8, VECTOR_BYTES = 16;
     struct Bytes {
         uint8x16_t low, high;
@@ -47,6 +48,8 @@ struct Isa {
 
 }  // namespace
 }  // namespace packedbag
+
+#include "update_plain.h"
 
 #include "isa_kernels.h"
 

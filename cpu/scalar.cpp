@@ -9,6 +9,7 @@ namespace packedbag {
 namespace {
 
 struct Isa {
+    static constexpr bool SHIFTS_LANES = false;
     static constexpr int COLUMNS = 32, BLOCKS = 8, VECTOR_BYTES = 16;
     struct Bytes {
         uint64_t v[4];
@@ -61,6 +62,8 @@ struct Isa {
 
 }  // namespace
 }  // namespace packedbag
+
+#include "update_plain.h"
 
 #include "isa_kernels.h"
 

@@ -50,7 +50,7 @@ def missing() -> str | None:
 def _table() -> tuple[str, ...]:
     """Return the names of all instruction sets in the library, best first."""
     library = lib.load()
-    names = []
+    names: list[str] = []
     while name := library.pb_isa_name(len(names)):
         names.append(name.decode())
     return tuple(names)
