@@ -28,6 +28,7 @@ class PackedModule(torch.nn.Module):
     """
 
     words: torch.Tensor
+    scale: torch.Tensor | None
     mode = "sum"
     include_last_offset = False
 

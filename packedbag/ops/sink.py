@@ -181,8 +181,8 @@ class GradientSink:
             )
         )
         self._warn_if_undrained(source)
-        finite = torch.isfinite(torch.linalg.vector_norm(grad, float("inf"))) if grad.numel() else grad.new_ones(())
-        return torch.where(finite.bool(), CALL, float("nan")).to(torch.float32).reshape(1)
+        # 0 * x is NaN where x is not finite, and so is what it is added to: faster than asking each.
+        return (grad * 0).sum().add(CALL).reshape(1)
 
     def drain(self) -> Gradients | None:
         """Return all gradients since the last drain, and forget them."""

@@ -150,7 +150,7 @@ class PackedOptimizer(torch.optim.Optimizer):
         numbers = [n for group in state_dict["param_groups"] for n in group["params"]]
         if len(numbers) != len(anchors):
             raise StateMismatchError("the loaded state", f"{len(numbers)} tables", str(len(anchors)))
-        loaded = {}
+        loaded: dict[torch.Tensor, dict[str, Any]] = {}
         for anchor, number in zip(anchors, numbers, strict=True):
             if number in state_dict["state"]:
                 loaded[anchor] = self._checked_state(anchor, state_dict["state"][number], len(loaded))
@@ -184,9 +184,17 @@ class PackedOptimizer(torch.optim.Optimizer):
         calls = gradients.calls if gradients else 0
         process_group = self._group_of(sink)
         if process_group is not None:
-            gradients, received, calls, seed = gather(gradients, received, group, process_group, anchor.device)
+            gathered = gather(
+                gradients,
+                received,
+                seed=group["seed"],
+                step=group["step"],
+                group=process_group,
+                device=anchor.device,
+            )
+            gradients, received, calls = gathered.gradients, gathered.received, gathered.calls
             for each in self.param_groups:
-                each["seed"] = seed
+                each["seed"] = gathered.seed
             if not math.isfinite(received):
                 raise GradientError(_describe(sink, table))
         if gradients is None or received == 0:

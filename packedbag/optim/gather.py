@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,60 +12,97 @@ import torch.distributed as dist
 from packedbag.core.errors import PackedBagError
 from packedbag.ops.sink import Gradients, concatenate
 
-_FIELDS = ("rows", "bags", "grad", "weights", "counts", "columns")
-_DTYPES = (torch.int64, torch.int64, torch.float32, torch.float32, torch.float32, torch.int32)
+#: The tensors of `Gradients` and their dtypes, which all ranks must know to receive them.
+FIELDS = {
+    "rows": torch.int64,
+    "bags": torch.int64,
+    "grad": torch.float32,
+    "weights": torch.float32,
+    "counts": torch.float32,
+    "columns": torch.int32,
+}
+ABSENT = -1
+
+
+@dataclass
+class Gathered:
+    """One table's gradients on all ranks.
+
+    Attributes:
+        gradients: joined in rank order, or None where no rank has any.
+        received: the sum of the anchor's gradients over the ranks. Under DDP each is the mean already, so that
+            ``received / calls`` is 1: bits are trained by the sum of the ranks' gradients, as if one process
+            had made all the backward calls.
+        calls: backward calls on all ranks.
+        seed: rank 0's.
+    """
+
+    gradients: Gradients | None
+    received: float
+    calls: int
+    seed: int
 
 
 def gather(
-    gradients: Gradients | None, received: float, options: dict[str, Any], group: Any, device: torch.device
-) -> tuple[Gradients | None, float, int, int]:
-    """Exchange one table's gradients among the ranks of ``group``.
+    gradients: Gradients | None, received: float, *, seed: int, step: int, group: Any, device: torch.device
+) -> Gathered:
+    """Exchange one table's gradients among the ranks of ``group``; all of them must call.
 
-    Args:
-        gradients: this rank's, or None.
-        received: this rank's gradient of the anchor.
-        options: the parameter group: its seed and step must agree.
-
-    Returns:
-        The gradients of all ranks joined in rank order, the sum of ``received`` over the ranks, the number of
-        backward calls on all ranks, and the seed of rank 0. Under DDP every rank's ``received`` is the mean, so
-        that sum and calls cancel: bits are trained by the sum of the ranks' gradients, as if one process had
-        made all the backward calls.
+    Raises:
+        PackedBagError: the ranks are at different steps, or after the first one have different seeds.
     """
-    tensors = [getattr(gradients, name) if gradients is not None else None for name in _FIELDS]
-    sizes = [-1 if t is None else t.shape[0] for t in tensors]
-    width = [0 if t is None or t.ndim == 1 else t.shape[1] for t in tensors]
+    tensors = {name: getattr(gradients, name, None) for name in FIELDS}
+    shapes = [(ABSENT, 0) if t is None else (t.shape[0], t.shape[1] if t.ndim == 2 else 0) for t in tensors.values()]
     calls = gradients.calls if gradients is not None else 0
-    (bits,) = struct.unpack("<q", struct.pack("<d", received))
-    seed = options["seed"] - (1 << 64) if options["seed"] >= 1 << 63 else options["seed"]
-    mine = torch.tensor([calls, bits, seed, options["step"], *sizes, *width], dtype=torch.int64, device=device)
-    headers = _all_gather(mine, group)
-    table = torch.stack(headers).tolist()
-    if any(row[3] != table[0][3] for row in table) or (table[0][3] and any(row[2] != table[0][2] for row in table)):
-        steps = [f"seed {row[2] % (1 << 64)} at step {row[3]}" for row in table]
-        raise PackedBagError(
-            f"the ranks' packed optimizers differ: {'; '.join(steps)}. Start or load all ranks from one state."
-        )
-    gathered = {}
-    for i, (name, tensor, dtype) in enumerate(zip(_FIELDS, tensors, _DTYPES, strict=True)):
-        lengths = [row[4 + i] for row in table]
-        if max(lengths) < 0:
-            gathered[name] = [None] * len(table)
-            continue
-        columns = max(row[4 + len(_FIELDS) + i] for row in table)
-        shape = (max(lengths), columns) if columns else (max(lengths),)
-        padded = torch.zeros(shape, dtype=dtype, device=device)
-        if tensor is not None:
-            padded[: len(tensor)] = tensor
-        parts = _all_gather(padded, group)
-        gathered[name] = [p[:n] if n >= 0 else None for p, n in zip(parts, lengths, strict=True)]
+    header = torch.tensor(
+        [calls, _reinterpret("<d", received, "<q"), _reinterpret("<Q", seed, "<q"), step, *sum(shapes, ())],
+        dtype=torch.int64,
+        device=device,
+    )
+    ranks = [part.tolist() for part in _all_gather(header, group)]
+    _check_agreement([(_reinterpret("<q", rank[2], "<Q"), rank[3]) for rank in ranks])
+    gathered: dict[str, list[Any]] = {}
+    for i, (name, dtype) in enumerate(FIELDS.items()):
+        lengths, widths = [rank[4 + 2 * i] for rank in ranks], [rank[5 + 2 * i] for rank in ranks]
+        gathered[name] = _gather_ragged(tensors[name], lengths, max(widths), dtype, group, device)
     parts = [
-        Gradients(**{name: gathered[name][rank] for name in _FIELDS}, calls=row[0])
-        for rank, row in enumerate(table)
-        if row[0]
+        Gradients(**{name: values[number] for name, values in gathered.items()}, calls=rank[0])
+        for number, rank in enumerate(ranks)
+        if rank[0]
     ]
-    total = sum(struct.unpack("<d", struct.pack("<q", row[1]))[0] for row in table)
-    return concatenate(parts) if parts else None, total, sum(row[0] for row in table), table[0][2] % (1 << 64)
+    return Gathered(
+        gradients=concatenate(parts) if parts else None,
+        received=sum(_reinterpret("<q", rank[1], "<d") for rank in ranks),
+        calls=sum(rank[0] for rank in ranks),
+        seed=_reinterpret("<q", ranks[0][2], "<Q"),
+    )
+
+
+def _reinterpret(source: str, value: Any, target: str) -> Any:
+    """Return the 8 bytes of ``value`` as another type: a header travels as int64."""
+    return struct.unpack(target, struct.pack(source, value))[0]
+
+
+def _check_agreement(ranks: list[tuple[int, int]]) -> None:
+    (seed, step), *others = ranks
+    # Before the first step the ranks' seeds may differ, as each drew its own: rank 0's is taken.
+    if any(other[1] != step or (step and other[0] != seed) for other in others):
+        seen = "; ".join(f"seed {seed} at step {step}" for seed, step in ranks)
+        raise PackedBagError(f"the ranks' packed optimizers differ: {seen}. Start or load all ranks from one state.")
+
+
+def _gather_ragged(
+    mine: torch.Tensor | None, lengths: list[int], width: int, dtype: torch.dtype, group: Any, device: torch.device
+) -> list[Any]:
+    """Gather tensors (n,) or (n, width) whose n differs between ranks; None where a rank has none."""
+    longest = max(lengths)
+    if longest == ABSENT:
+        return [None] * len(lengths)
+    padded = torch.zeros((longest, width) if width else (longest,), dtype=dtype, device=device)
+    if mine is not None:
+        padded[: len(mine)] = mine
+    parts = _all_gather(padded, group)
+    return [None if n == ABSENT else part[:n] for part, n in zip(parts, lengths, strict=True)]
 
 
 def _all_gather(tensor: torch.Tensor, group: Any) -> list[torch.Tensor]:

@@ -8,7 +8,8 @@ from packedbag.ops.sink import GradientSink, check_anchor
 
 
 def _sinks(model: torch.nn.Module) -> list[GradientSink]:
-    return [m.sink for m in model.modules() if isinstance(getattr(m, "sink", None), GradientSink)]
+    found = [getattr(module, "sink", None) for module in model.modules()]
+    return [sink for sink in found if isinstance(sink, GradientSink)]
 
 
 def packed_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:

@@ -94,11 +94,11 @@ def test_a_checkpoint_of_another_shape_is_refused_and_nothing_is_lost():
 
 def test_missing_and_unexpected_keys_are_reported_as_torch_does():
     module = PackedEmbeddingBag(V, D, scale="table")
-    with pytest.raises(RuntimeError, match='Missing key.*"weight"'):
+    with pytest.raises(RuntimeError, match=r'Missing key.*"weight"'):
         module.load_state_dict({"scale": torch.ones(())})
-    with pytest.raises(RuntimeError, match='Missing key.*"scale"'):
+    with pytest.raises(RuntimeError, match=r'Missing key.*"scale"'):
         module.load_state_dict({"weight": module.weight})
-    with pytest.raises(RuntimeError, match='Unexpected key.*"other"'):
+    with pytest.raises(RuntimeError, match=r'Unexpected key.*"other"'):
         module.load_state_dict({**module.state_dict(), "other": torch.ones(1)})
     result = module.load_state_dict({}, strict=False)
     assert set(result.missing_keys) == {"weight", "scale"}
@@ -253,11 +253,15 @@ def test_a_module_that_is_never_stepped_says_so():
 def test_a_module_given_to_another_optimizer_says_so_and_does_not_grow():
     module = PackedEmbeddingBag(V, D)
     adam = torch.optim.Adam(module.parameters())
-    with pytest.warns(UserWarning, match="its bits are not being trained"):
+
+    def train_with_adam():
         for _ in range(6):
             adam.zero_grad()
             module(INDICES).sum().backward()
             adam.step()
+
+    with pytest.warns(UserWarning, match="its bits are not being trained"):
+        train_with_adam()
     assert len(module.sink.parts) == 1
 
 

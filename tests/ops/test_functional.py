@@ -96,7 +96,10 @@ def test_a_dropped_lookup_is_a_row_of_zeros():
         ({"indices": FLAT}, r"offsets is None with 1-D indices; it must be a 1-D array of bag starts\."),
         ({"offsets": torch.tensor([0])}, r"offsets is given with 2-D indices; it must be None"),
         ({"indices": FLAT, "offsets": torch.tensor([1])}, r"offsets\[0\] is 1; it must be 0\. Bag b is"),
-        ({"indices": FLAT, "offsets": torch.tensor([0, 4, 2])}, r"offsets\[2\] is 2; it must be at least offsets\[1\] = 4"),
+        (
+            {"indices": FLAT, "offsets": torch.tensor([0, 4, 2])},
+            r"offsets\[2\] is 2; it must be at least offsets\[1\] = 4",
+        ),
         ({"indices": FLAT, "offsets": torch.tensor([0, 7])}, r"offsets\[1\] is 7; it must be at most 6, the number of"),
         ({"indices": FLAT, "offsets": torch.tensor([0.0])}, r"offsets has dtype float32; it must be int32 or int64\."),
         ({"indices": FLAT, "offsets": torch.tensor([[0]])}, r"offsets has shape \(1, 1\); it must be 1-D\."),
@@ -118,7 +121,10 @@ def test_a_dropped_lookup_is_a_row_of_zeros():
         ),
         ({"embedding_dim": 70}, r"words has shape \(20, 2\); it must be \(V, 3\) for embedding_dim=70\."),
         ({"words": WORDS.to(torch.int64)}, r"words has dtype int64; it must be uint32 \(or int32, the same bytes\)\."),
-        ({"output_dtype": torch.float64}, r"output_dtype is float64; it must be one of float32, float16, bfloat16, int32"),
+        (
+            {"output_dtype": torch.float64},
+            r"output_dtype is float64; it must be one of float32, float16, bfloat16, int32",
+        ),
         ({"output_dtype": torch.uint32}, r"output_dtype is uint32; it must be one of .* for mode='sum'\."),
         (
             {"output_dtype": torch.int32, "scale": 2.0},
@@ -130,7 +136,10 @@ def test_a_dropped_lookup_is_a_row_of_zeros():
         ),
         ({"scale": torch.ones(3)}, r"scale has shape \(3\); it must be one value, or \(20,\): one value a row\."),
         ({"scale": torch.ones(V, dtype=torch.int32)}, r"scale has dtype int32; it must be floating point\."),
-        ({"scale": torch.ones(V, requires_grad=True)}, r"scale is a \(V,\) tensor that requires a gradient; it must be"),
+        (
+            {"scale": torch.ones(V, requires_grad=True)},
+            r"scale is a \(V,\) tensor that requires a gradient; it must be",
+        ),
         ({"scale": torch.ones(V), "mode": "majority"}, r"scale is one value a row with mode='majority'; it must be"),
         ({"indices": INDICES.to("meta")}, r"indices is on meta; it must be on cpu, where the table is\."),
     ],

@@ -12,7 +12,7 @@ import packedbag
 from packedbag import PackedEmbedding, PackedEmbeddingBag
 from packedbag.backends import available
 from packedbag.optim import BitFlip, CounterSGD, dense_parameters, packed_parameters
-from tests.optim.problems import V, D, assert_same, batch, loss_of, make_model, snapshot
+from tests.optim.problems import D, V, assert_same, batch, loss_of, make_model, snapshot
 
 
 def make_optimizers(model, **kwargs):
@@ -64,7 +64,7 @@ def test_every_backend_trains_the_same_bits(backend, scale, monkeypatch):
         packed = CounterSGD(packed_parameters(model), lr=0.1, bits=5, seed=3)
         for number in range(4):
             packed.zero_grad()
-            items, histories, labels = batch(number)
+            items, histories, _ = batch(number)
             # The same gradients in: dense layers and weighted sums may differ in the last bit between backends.
             torch.manual_seed(number)
             for name_, indices in (("item", items), ("history", histories)):
@@ -291,7 +291,9 @@ def test_a_gradient_that_is_not_finite_is_refused_before_any_bit_changes(bad):
     items, histories, _ = batch(5)
     model["item"](items).sum().backward()
     (model["history"](histories) * bad).sum().backward()
-    with pytest.raises(ValueError, match=r"the gradient of table 1 \(PackedEmbeddingBag\(60, 70\)\) is NaN or infinite; the"):
+    with pytest.raises(
+        ValueError, match=r"the gradient of table 1 \(PackedEmbeddingBag\(60, 70\)\) is NaN or infinite; the"
+    ):
         packed.step()
     assert_same(before, snapshot(model, packed))
     train(model, [packed], [2])  # and training goes on
@@ -430,7 +432,9 @@ def test_a_wrong_option_is_named(kwargs, message):
 
 
 def test_parameters_of_other_modules_are_refused_with_advice():
-    with pytest.raises(packedbag.PackedBagError, match=r"params is holding a tensor of shape \(1, 70\) that belongs to no"):
+    with pytest.raises(
+        packedbag.PackedBagError, match=r"params is holding a tensor of shape \(1, 70\) that belongs to no"
+    ):
         CounterSGD(torch.nn.Linear(D, 1, bias=False).parameters(), lr=0.1)
 
 
