@@ -50,6 +50,7 @@ def run_rank(rank, store, results, scenario):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     try:
         results[rank] = SCENARIOS[scenario](rank)
+        dist.barrier()  # the other rank may still be reading what this one sent
     finally:
         dist.destroy_process_group()
 
