@@ -1,4 +1,4 @@
-"""What a backend computes: the nine functions that `packedbag.backends.reference` defines exactly.
+"""What a backend computes: the eight functions that `packedbag.backends.reference` defines exactly.
 
 Shapes: V rows, D columns, W = words_per_row(D), N indices, B bags, K kept entries, U distinct rows.
 Arguments are already validated: contiguous, of the dtype stated, sizes consistent. Only index *values* are

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 
 from packedbag.backends.protocol import Backend
-from packedbag.core.errors import BackendError
+from packedbag.core.errors import ArgumentError, BackendError
 
 #: Forces a backend by name, for tests and for finding out which one is at fault.
 ENVIRONMENT = "PACKEDBAG_BACKEND"
@@ -56,7 +56,7 @@ def get(name: str) -> Backend:
     """Return backend ``name``, or raise `BackendError` with the reason why it cannot run here."""
     reason = missing(name)
     if reason:
-        raise BackendError(name, f"cannot run here: {reason}", ", ".join(available()))
+        raise BackendError(name, f"cannot run here: {reason}", ", ".join(available()) or "none")
     backend: Backend = importlib.import_module(REGISTRY[name].module).BACKEND
     return backend
 
@@ -65,7 +65,11 @@ def select(device: str = "cpu", *, arrays: str | None = None) -> Backend:
     """Return the backend to use on ``device``: the forced one, else the best available.
 
     Args:
+        device: "cpu", "cuda", "cuda:1", ...
         arrays: "numpy" leaves out the backends that need torch, unless one of them is forced.
+
+    Raises:
+        BackendError: the forced backend does not exist or cannot run on ``device``, or none can.
     """
     return _select(str(device).split(":")[0], arrays, os.environ.get(ENVIRONMENT))
 
@@ -75,10 +79,14 @@ def _select(kind: str, arrays: str | None, forced: str | None) -> Backend:
     if forced:
         backend = get(forced)
         if forced not in available(kind):
-            raise BackendError(forced, f"does not run on {kind!r}", ", ".join(available(kind)))
+            raise BackendError(forced, f"does not run on {kind!r}", ", ".join(available(kind)) or "none")
         return backend
-    for name, entry in REGISTRY.items():
-        wanted = arrays in (None, entry.arrays) and (not entry.devices or kind in entry.devices)
-        if wanted and not missing(name):  # asked last: for a NumPy user it must not import torch
-            return get(name)
-    raise BackendError("any", f"takes {arrays} arrays on {kind!r}", ", ".join(available(kind)))
+    serving = [
+        name
+        for name, entry in REGISTRY.items()
+        if arrays in (None, entry.arrays) and (not entry.devices or kind in entry.devices)
+    ]
+    if not serving:
+        raise ArgumentError("device", repr(kind), f"'cpu' for arrays={arrays!r}")
+    # One after another: to ask about a backend of torch imports torch, which a NumPy user need not have.
+    return get(next((name for name in serving if not missing(name)), serving[0]))

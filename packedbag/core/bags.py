@@ -70,4 +70,6 @@ def bounded_offsets(offsets: npt.NDArray[Any], num_indices: int, *, include_last
     """Return checked offsets (B + 1,) int64, the end included."""
     check_offsets(offsets, num_indices)
     starts = offsets.astype(np.int64, copy=False)
-    return starts if include_last_offset else np.append(starts, np.int64(num_indices))
+    if include_last_offset:
+        return starts
+    return np.append(starts, np.int64(num_indices if len(starts) else 0))  # without a bag, no index is in one
