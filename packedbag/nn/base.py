@@ -12,6 +12,7 @@ from packedbag.core.bounds import check_bounds, check_padding_idx
 from packedbag.core.errors import ArgumentError, PackedBagError, ShapeError
 from packedbag.core.layout import check_embedding_dim, view_words, words_per_row
 from packedbag.nn.convert import clear_tail, mean_magnitude, write_words
+from packedbag.ops.memory import empty_table
 from packedbag.ops.packing import unpack
 from packedbag.ops.sink import GradientSink, sink_of
 from packedbag.table import PackedTable
@@ -56,7 +57,7 @@ class PackedModule(torch.nn.Module):
         self.bounds = check_bounds(bounds)
         self.output_dtype = output_dtype
         shape = (num_embeddings, words_per_row(self.embedding_dim))
-        self.register_buffer("words", torch.empty(shape, dtype=torch.int32, device=device), persistent=False)
+        self.register_buffer("words", empty_table(shape, device), persistent=False)
         self.anchor = torch.nn.Parameter(torch.zeros(1, device=device))
         if scale == "table":
             self.scale = torch.nn.Parameter(torch.ones((), device=device))

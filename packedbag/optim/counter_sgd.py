@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from packedbag.core.errors import ArgumentError
+from packedbag.ops.memory import empty_table
 from packedbag.optim.base import PackedOptimizer, TableStep
 
 ADAPTIVITIES = ("ema", "adagrad", None)
@@ -81,9 +82,9 @@ class CounterSGD(PackedOptimizer):
 
     def new_state(self, words: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return planes (V, W, k - 1) and row words (V,), all 0: confidence 0, never touched."""
-        state = {"planes": torch.zeros((*words.shape, group["bits"] - 1), dtype=torch.int32, device=words.device)}
+        state = {"planes": empty_table((*words.shape, group["bits"] - 1), words.device).zero_()}
         if group["adaptivity"] is not None:
-            state["row_state"] = torch.zeros(words.shape[0], dtype=torch.int32, device=words.device)
+            state["row_state"] = empty_table(words.shape[:1], words.device).zero_()
         return state
 
     def update_rows(self, table: TableStep, rows: Any, grad: Any) -> None:
