@@ -78,7 +78,8 @@ def select(device: str = "cpu", *, arrays: str | None = None) -> Backend:
 def _select(kind: str, arrays: str | None, forced: str | None) -> Backend:
     if forced:
         backend = get(forced)
-        if forced not in available(kind):
+        devices = REGISTRY[forced].devices
+        if devices and kind not in devices:
             raise BackendError(forced, f"does not run on {kind!r}", ", ".join(available(kind)) or "none")
         return backend
     serving = [

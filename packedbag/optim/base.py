@@ -118,10 +118,12 @@ class PackedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._refuse_non_finite()
+        ranks = self._ranks()
+        if ranks is None:
+            self._refuse_non_finite()
         work = []
         for table, (anchor, group) in enumerate(self._tables()):
-            collected = self._collect(anchor, group, table)
+            collected = self._collect(anchor, group, table, ranks)
             if collected is not None:
                 work.append((table, anchor, group, *collected))
         for table, anchor, group, gradients, factor in work:
@@ -174,7 +176,9 @@ class PackedOptimizer(torch.optim.Optimizer):
             for anchor in group["params"]:
                 yield anchor, group
 
-    def _collect(self, anchor: torch.Tensor, group: dict[str, Any], table: int) -> tuple[Gradients, float] | None:
+    def _collect(
+        self, anchor: torch.Tensor, group: dict[str, Any], table: int, ranks: Any
+    ) -> tuple[Gradients, float] | None:
         """Drain a sink; return its gradients and what others multiplied them by, or None without any."""
         sink = _sink(anchor)
         received = 0.0 if anchor.grad is None else float(anchor.grad)
@@ -182,14 +186,13 @@ class PackedOptimizer(torch.optim.Optimizer):
         if received == 0:  # zero_grad was called since: these gradients are not wanted
             gradients = None
         calls = gradients.calls if gradients else 0
-        process_group = self._group_of(sink)
-        if process_group is not None:
+        if ranks is not None:
             gathered = gather(
                 gradients,
                 received,
                 seed=group["seed"],
                 step=group["step"],
-                group=process_group,
+                group=ranks,
                 device=anchor.device,
             )
             gradients, received, calls = gathered.gradients, gathered.received, gathered.calls
@@ -202,14 +205,18 @@ class PackedOptimizer(torch.optim.Optimizer):
         return gradients, received / (calls * CALL)
 
     def _refuse_non_finite(self) -> None:
-        """Raise before anything is drained. With other ranks, all raise together, once they have met."""
+        """Raise before anything is drained. Where there are ranks, all raise together instead, once they have met."""
         for table, (anchor, _) in enumerate(self._tables()):
-            sink = _sink(anchor)
-            if self._group_of(sink) is None and anchor.grad is not None and not math.isfinite(float(anchor.grad)):
-                raise GradientError(_describe(sink, table))
+            if anchor.grad is not None and not math.isfinite(float(anchor.grad)):
+                raise GradientError(_describe(_sink(anchor), table))
 
-    def _group_of(self, sink: GradientSink) -> Any:
-        group = self.process_group or sink.process_group
+    def _ranks(self) -> Any:
+        """Return the process group whose ranks step together, or None.
+
+        One for all tables: a rank that did not use a table in this step must take part in its exchange.
+        """
+        groups = [self.process_group, *(_sink(anchor).process_group for anchor, _ in self._tables())]
+        group = next((group for group in groups if group is not None), None)
         return group if group is not None and torch.distributed.get_world_size(group) > 1 else None
 
     def _update_table(

@@ -95,7 +95,26 @@ def refuse_nan_on_one_rank(rank):
     return "no error"
 
 
-SCENARIOS = {"train": train_ranks, "warn": warn_of_buffers, "nan": refuse_nan_on_one_rank}
+def use_tables_on_one_rank_each(rank):
+    """Under find_unused_parameters, rank 0 uses only `item`, rank 1 only `max`."""
+    model = Model()
+    model.forward = lambda indices: model.item(indices[:, 0]) if rank == 0 else model.max(indices)
+    wrapped = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
+    optimizer = CounterSGD(packed_parameters(model), lr=0.2, seed=7)
+    before = state_of(model, optimizer)
+    indices, _, grad = batch(rank, 0)
+    wrapped(indices).backward(grad[:, :D])
+    optimizer.step()
+    after = state_of(model, optimizer)
+    return after, [not torch.equal(a, b) for a, b in zip(before, after, strict=False)]
+
+
+SCENARIOS = {
+    "apart": use_tables_on_one_rank_each,
+    "nan": refuse_nan_on_one_rank,
+    "train": train_ranks,
+    "warn": warn_of_buffers,
+}
 
 
 def on_two_ranks(scenario, tmp_path):
@@ -128,3 +147,9 @@ def test_a_nan_on_one_rank_is_refused_on_both(tmp_path):
     messages = on_two_ranks("nan", tmp_path)
     assert messages[0] == messages[1]
     assert messages[0].startswith("the gradient of table 0 (PackedEmbedding(50, 70)) is NaN or infinite")
+
+
+def test_a_table_that_only_one_rank_uses_is_trained_on_both(tmp_path):
+    (first, changed), (second, _) = on_two_ranks("apart", tmp_path).values()
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert changed == [True, True, False, True]  # words and scale of `item`, words of `mean`, words of `max`
