@@ -25,7 +25,7 @@ html_static_path = ["_static"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
-autodoc_typehints = "signature"
+autodoc_typehints = "none"  # the docstrings say it with shapes
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_custom_sections = ["Shapes", "Source"]
@@ -35,10 +35,17 @@ _LITERAL = re.compile(r"(``.+?``|`[^`]+`)")
 
 
 def escape_markup(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Take ``*`` and ``|`` in a docstring for what they are: products, shapes, magnitudes; never markup."""
+    """Take a docstring for what it says: ``*`` and ``|`` are products, shapes and magnitudes, never markup.
+
+    napoleon takes what stands before a colon in "Returns", and in a property's summary, for a type: there the
+    colon becomes a dash.
+    """
     for i, line in enumerate(lines):
         parts = _LITERAL.split(line)
-        lines[i] = "".join(part if part.startswith("`") else re.sub(r"([*|])", r"\\\1", part) for part in parts)
+        escaped = [part if part.startswith("`") else re.sub(r"([*|])", r"\\\1", part) for part in parts]
+        if (what == "property" and i == 0) or (i and lines[i - 1].strip() == "Returns:"):
+            escaped = [part if part.startswith("`") else part.replace(": ", " \N{EN DASH} ") for part in escaped]
+        lines[i] = "".join(escaped)
 
 
 def setup(app: Any) -> None:
