@@ -37,8 +37,9 @@ def explain(comparison: Comparison) -> str:
     if _measured(comparison):
         lines += [
             "peak in a step: the same plus gradients and all else that a step holds at once: resident memory above a",
-            f"  process that trained tiny tables, measured in a child process, batch of {comparison.settings['batch_size']}.",
-            f"large table: the peak with one table of {LARGE_ROWS:,} rows, {LARGE_BAG} random ids for each row of the batch.",
+            "  process that trained tiny tables, measured in a child process, with a batch of "
+            f"{comparison.settings['batch_size']}.",
+            f"large table: the peak with one table of {LARGE_ROWS:,} rows, {LARGE_BAG} random ids a row of the batch.",
         ]
     untrained = [NAMES[line.kind][0] for line in comparison.lines if line.auc is None]
     if "Char" in untrained:

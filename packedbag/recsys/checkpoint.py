@@ -38,7 +38,7 @@ def save(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
             path,
             f"the checkpoint could not be written: {cause.strerror}",
             ("The checkpoint before it is whole. " if there else "")
-            + "Make room or pass another --out, then continue with --resume.",
+            + "Make room or pass another --output, then continue with --resume.",
         ) from None
 
 
@@ -52,7 +52,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(path, "there is no checkpoint", "Start without --resume, or pass its --out.") from None
+        raise CheckpointError(path, "there is no checkpoint", "Start without --resume, or pass its --output.") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(path, f"the checkpoint is damaged ({first})", "Start without --resume.") from None

@@ -66,9 +66,20 @@ class Source(Protocol):
     ``in_memory`` says that its chunks are held anyway, so that what is made of them may be kept as well.
     """
 
-    name: str
-    fields: tuple[Field, ...]
-    in_memory: bool
+    @property
+    def name(self) -> str:
+        """What the data are, for checkpoints and exported tables."""
+        ...
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The fields of a row."""
+        ...
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the chunks are held anyway."""
+        ...
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield all rows in order; each call starts again."""

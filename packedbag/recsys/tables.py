@@ -27,7 +27,7 @@ def optimizers(kind: str, model: ClickModel, settings: Settings) -> tuple[torch.
     elif kind == "fp32":
         dense = list(model.perceptron.parameters())
         # torch warns unless asked for or against; the gradients come from nn.EmbeddingBag, which makes them well.
-        torch.sparse.check_sparse_tensor_invariants.disable()
+        torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
         tables = torch.optim.Adagrad(model.tables.parameters(), lr=settings.fp32_lr)
     else:
         raise ArgumentError("kind", repr(kind), "'packed' or 'fp32'")

@@ -166,7 +166,7 @@ def _trained(
     if kind == "packed":
         optimizer = CounterSGD(packed_parameters(tables), lr=0.02, bits=bits, seed=0)
     else:
-        torch.sparse.check_sparse_tensor_invariants.disable()
+        torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
         optimizer = torch.optim.Adagrad(tables.parameters(), lr=0.02)
 
     def step() -> None:

@@ -3,48 +3,48 @@
 from __future__ import annotations
 
 import gzip
-import io
 import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from packedbag.core.errors import DataError
 
-
-def open_text(path: str | os.PathLike[str]) -> IO[str]:
-    """Open a UTF-8 text file for reading; ``.gz`` is decompressed as it is read.
-
-    Raises:
-        DataError: it is not there, is a folder, or may not be read.
-    """
-    try:
-        raw = gzip.open(path, "rb") if Path(path).suffix == ".gz" else Path(path).open("rb")  # noqa: SIM115
-    except OSError as error:
-        raise DataError(path, None, f"cannot be read: {error.strerror}") from None
-    return io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+BYTE_ORDER_MARK = "\ufeff"
 
 
 def read_lines(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Yield the lines of a text file, their ends included, holding one at a time.
+    """Yield the lines of a UTF-8 text file, their ends included, holding one at a time.
+
+    A file whose name ends in ``.gz`` is decompressed as it is read. Lines are decoded one by one, so that an
+    error names the very line.
 
     Raises:
         DataError: the file cannot be read, is not UTF-8, or its compressed data end too soon.
     """
     number = 0
-    with open_text(path) as file:
+    with _open(path) as file:
         while True:
             try:
-                line = file.readline()
-            except UnicodeDecodeError as error:
-                raise DataError(path, number + 1, f"is not UTF-8 text ({error.reason})", "Convert the file.") from None
+                raw = file.readline()
             except EOFError:
                 raise DataError(path, number + 1, "the compressed file ends too soon", "Fetch it again.") from None
             except (OSError, zlib.error) as error:
                 problem = getattr(error, "strerror", None) or str(error)
                 raise DataError(path, number + 1, f"cannot be read: {problem}") from None
-            if not line:
+            if not raw:
                 return
             number += 1
-            yield line
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(path, number, f"is not UTF-8 text ({error.reason})", "Convert the file.") from None
+            yield line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+
+
+def _open(path: str | os.PathLike[str]) -> IO[bytes]:
+    try:
+        return cast(IO[bytes], gzip.open(path, "rb")) if Path(path).suffix == ".gz" else Path(path).open("rb")
+    except OSError as error:
+        raise DataError(path, None, f"cannot be read: {error.strerror}") from None

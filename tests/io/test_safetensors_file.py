@@ -1,0 +1,86 @@
+"""`packedbag.io.safetensors_file`."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from packedbag import PackedTable
+from packedbag.core.errors import DataError, MissingExtraError, PackedBagError
+from packedbag.io.safetensors_file import load, save
+
+safetensors_numpy = pytest.importorskip("safetensors.numpy")
+
+
+def table(scale=None, rows=5):
+    words = np.random.default_rng(1).integers(0, 2**32, (rows, 2), np.uint32)
+    words[:, 1] &= 0xFF
+    return PackedTable(words, 40, scale=scale, metadata={"mode": "mean", "padding_idx": None})
+
+
+@pytest.mark.parametrize("scale", [None, np.float32(0.5), np.arange(5, dtype=np.float32)])
+def test_a_table_comes_back_as_it_was(tmp_path, scale):
+    before = table(scale)
+    save(tmp_path / "t.safetensors", before)
+    after = load(tmp_path / "t.safetensors")
+    np.testing.assert_array_equal(after.words, before.words)
+    assert after.words.dtype == np.uint32
+    assert (after.embedding_dim, after.metadata) == (40, before.metadata)
+    if scale is None:
+        assert after.scale is None
+    else:
+        np.testing.assert_array_equal(after.scale, before.scale)
+
+
+def test_an_empty_table_comes_back(tmp_path):
+    save(tmp_path / "t.safetensors", table(rows=0))
+    assert load(tmp_path / "t.safetensors").num_embeddings == 0
+
+
+def test_any_reader_of_safetensors_finds_the_words(tmp_path):
+    before = table()
+    save(tmp_path / "t.safetensors", before)
+    found = safetensors_numpy.load_file(tmp_path / "t.safetensors")
+    np.testing.assert_array_equal(found["weight"], before.words)
+
+
+def test_a_file_cut_short_is_refused(tmp_path):
+    path = tmp_path / "t.safetensors"
+    save(path, table())
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(DataError, match=r"t\.safetensors: is not a whole safetensors file"):
+        load(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "t.safetensors"
+    with pytest.raises(DataError, match="there is no such file"):
+        load(path)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="is not a whole safetensors file"):
+        load(path)
+    safetensors_numpy.save_file({"weight": np.zeros((2, 2), np.float32)}, path)
+    with pytest.raises(DataError, match="but not a packed table"):
+        load(path)
+
+
+def test_a_file_of_a_later_version_is_refused(tmp_path):
+    path = tmp_path / "t.safetensors"
+    header = {"format": "packedbag.table", "version": "2", "embedding_dim": "40", "metadata": "{}"}
+    safetensors_numpy.save_file({"weight": table().words}, path, metadata=header)
+    with pytest.raises(DataError, match="has format version '2'; this packedbag reads '1'"):
+        load(path)
+
+
+def test_words_that_do_not_fit_the_dimension_are_refused(tmp_path):
+    path = tmp_path / "t.safetensors"
+    header = {"format": "packedbag.table", "version": "1", "embedding_dim": "100", "metadata": "{}"}
+    safetensors_numpy.save_file({"weight": table().words}, path, metadata=header)
+    with pytest.raises(PackedBagError, match=r"must be \(V, 4\) for embedding_dim=100"):
+        load(path)
+
+
+def test_without_safetensors_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'packedbag\[io\]'"):
+        save(tmp_path / "t.safetensors", table())

@@ -1,0 +1,54 @@
+"""`packedbag.recsys.datasets.lines`."""
+
+import gzip
+
+import pytest
+
+from packedbag.core.errors import DataError
+from packedbag.recsys.datasets.lines import read_lines
+
+
+def test_plain_and_compressed_files_read_the_same(tmp_path):
+    text = "a\nä\r\n\nlast"
+    (tmp_path / "f").write_bytes(text.encode())
+    with gzip.open(tmp_path / "f.gz", "wb") as file:
+        file.write(text.encode())
+    assert list(read_lines(tmp_path / "f")) == ["a\n", "ä\r\n", "\n", "last"]
+    assert list(read_lines(tmp_path / "f.gz")) == ["a\n", "ä\r\n", "\n", "last"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    (tmp_path / "f").write_bytes(b"\xef\xbb\xbfa\n")
+    assert list(read_lines(tmp_path / "f")) == ["a\n"]
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"none: cannot be read: No such file or directory\."):
+        list(read_lines(tmp_path / "none"))
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+        list(read_lines(tmp_path))
+
+
+def test_bytes_that_are_no_text_are_named_with_their_line(tmp_path):
+    (tmp_path / "f").write_bytes(b"a\n" * 100_000 + b"\xff\xfe\n")
+    with pytest.raises(DataError, match=r"f, line 100001: is not UTF-8 text \(invalid start byte\)"):
+        list(read_lines(tmp_path / "f"))
+
+
+@pytest.mark.parametrize("cut", [11, 40, 2000])
+def test_a_compressed_file_cut_short_is_named_with_the_line(tmp_path, cut):
+    whole = gzip.compress("".join(f"{i} {i * i % 9973}\n" for i in range(5000)).encode())
+    (tmp_path / "f.gz").write_bytes(whole[:cut])
+    with pytest.raises(DataError, match=r"f\.gz, line \d+: the compressed file ends too soon\. Fetch it again\."):
+        list(read_lines(tmp_path / "f.gz"))
+
+
+def test_a_damaged_or_misnamed_compressed_file_is_named(tmp_path):
+    (tmp_path / "f.gz").write_text("not compressed")
+    with pytest.raises(DataError, match=r"f\.gz, line 1: cannot be read: Not a gzipped file"):
+        list(read_lines(tmp_path / "f.gz"))
+    whole = bytearray(gzip.compress(b"".join(b"%d\n" % (i * i) for i in range(5000))))
+    whole[200:220] = bytes(20)
+    (tmp_path / "f.gz").write_bytes(whole)
+    with pytest.raises(DataError, match=r"f\.gz, line \d+: cannot be read: "):
+        list(read_lines(tmp_path / "f.gz"))
