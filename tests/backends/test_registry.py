@@ -165,7 +165,9 @@ def test_a_backend_is_made_once() -> None:
     assert backends.get("reference") is backends.get("reference")
 
 
-def test_choosing_a_backend_for_numpy_does_not_import_torch() -> None:
+@pytest.mark.parametrize("forced", ["", "reference"])
+def test_choosing_a_backend_for_numpy_does_not_import_torch(monkeypatch: pytest.MonkeyPatch, forced: str) -> None:
+    monkeypatch.setenv("PACKEDBAG_BACKEND", forced)
     code = "import sys; from packedbag.backends import select; select(arrays='numpy'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "False"
