@@ -21,7 +21,7 @@ struct Isa {
         uint32_t bits = *word;
         for (int i = 0; i < 4; ++i) {
             // Bit j of the byte moves to lane j: copies of the byte, one bit of each kept, made 0 or 1.
-            uint64_t spread = (bits >> (8 * i) & 0xFF) * 0x0101010101010101 & 0x8040201008040201;
+            uint64_t spread = uint64_t{bits >> (8 * i) & 0xFF} * 0x0101010101010101 & 0x8040201008040201;
             ones.v[i] += (spread + 0x7F7F7F7F7F7F7F7F) >> 7 & 0x0101010101010101;
         }
         return ones;

@@ -57,7 +57,7 @@ inline void moves(const Unit& unit, const uint16_t* halves, float limit, uint8_t
 
 // Bit j of a byte in lane j, as 0 or 1.
 inline uint64_t spread(uint32_t byte) {
-    uint64_t one = (byte & 0xFF) * 0x0101010101010101 & 0x8040201008040201;
+    uint64_t one = uint64_t{byte & 0xFF} * 0x0101010101010101 & 0x8040201008040201;
     return (one + 0x7F7F7F7F7F7F7F7F) >> 7 & 0x0101010101010101;
 }
 
