@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from packedbag import __version__
 from packedbag.backends.registry import ENVIRONMENT, REGISTRY, available, missing, select
 from packedbag.core.errors import PackedBagError
 
@@ -128,7 +129,7 @@ def diagnose() -> dict[str, Any]:
     threads["native_cpu"] = native.pop("threads")
     return {
         "versions": {
-            "packedbag": importlib.import_module("packedbag").__version__,
+            "packedbag": __version__,
             "python": platform.python_version(),
             "numpy": installed("numpy"),
             "torch": installed("torch"),
