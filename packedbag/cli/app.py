@@ -24,7 +24,7 @@ def make_app() -> typer.Typer:
     except ImportError as error:
         raise MissingExtraError("The command line", error.name or "typer", "cli") from None
     from packedbag.cli.doctor import doctor
-    from packedbag.cli.train import train
+    from packedbag.cli.train import EXAMPLES, train
 
     app = typer.Typer(
         add_completion=False,
@@ -49,7 +49,7 @@ def make_app() -> typer.Typer:
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
     ]
     app.callback()(options)
-    app.command()(train)
+    app.command(epilog=EXAMPLES)(train)
     app.command()(doctor)
     return app
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from packedbag.cli.console import notes, output
 from packedbag.cli.interrupt import StopWish, stop_wish
@@ -40,6 +41,7 @@ class Job:
     unseen_rows: int
     min_count: int
     compare: bool
+    threads: int | None
     output: Path
     resume: bool
     checkpoint_steps: int
@@ -61,6 +63,10 @@ class Job:
             raise ArgumentError("--checkpoint-steps", self.checkpoint_steps, "at least 1")
         if self.json_path is not None and not self.json_path.parent.is_dir():
             raise ArgumentError("--json", self.json_path, "a file in a folder that exists")
+        if self.threads is not None:
+            if self.threads < 1:
+                raise ArgumentError("--threads", self.threads, "at least 1")
+            torch.set_num_threads(self.threads)
         dataset = self._open()
         results: list[Result] = []
         with stop_wish(self._announce_stop) as wish:

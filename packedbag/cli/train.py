@@ -9,8 +9,7 @@ import typer
 
 from packedbag.cli.console import guarded
 from packedbag.cli.sources import DataOptions
-from packedbag.recsys.settings import Settings
-from packedbag.recsys.trainer import CHECKPOINT_STEPS
+from packedbag.recsys.settings import CHECKPOINT_STEPS, Settings
 
 DEFAULTS = Settings()
 DATA, TABLES, TRAINING, RUN = "Data", "Tables", "Training", "Run"
@@ -115,6 +114,10 @@ def train(
             help="Of the random split, the first weights, the order and the rounding.", rich_help_panel=TRAINING
         ),
     ] = DEFAULTS.seed,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Threads of torch; fewer are faster where others use the cores too.", rich_help_panel=RUN),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Folder for checkpoints and tables; runs/DATASET by default.", rich_help_panel=RUN),
@@ -167,6 +170,7 @@ def train(
             unseen_rows=unseen_rows,
             min_count=min_count,
             compare=compare,
+            threads=threads,
             output=output or Path("runs") / dataset,
             resume=resume,
             checkpoint_steps=checkpoint_steps,

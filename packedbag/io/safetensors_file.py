@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 
 from packedbag.core.errors import DataError, MissingExtraError
-from packedbag.core.layout import check_words
 from packedbag.io.atomic import replacing
 from packedbag.table import PackedTable
 
-FORMAT = "packedbag.table"
-VERSION = "1"
+#: The one key of the file's metadata. safetensors writes several in any order: with one, equal tables are equal files.
+KEY = "packedbag.table"
+VERSION = 1
 
 
 def save(path: str | os.PathLike[str], table: PackedTable) -> None:
     """Write ``table`` to ``path`` in one atomic step.
 
     The file holds ``weight``, uint32 (V, W), and ``scale``, float32 () or (V,), if the table has one. Its
-    metadata are strings: ``format``, ``version``, ``embedding_dim``, and ``metadata``, the table's own as JSON.
+    metadata have one entry, ``packedbag.table``: JSON with ``version``, ``embedding_dim`` and ``metadata``, the
+    table's own. The same table makes the same bytes.
 
     Args:
         path: the file to create or replace.
@@ -35,13 +36,8 @@ def save(path: str | os.PathLike[str], table: PackedTable) -> None:
     arrays = {"weight": np.ascontiguousarray(table.words, dtype="<u4")}
     if table.scale is not None:
         arrays["scale"] = np.ascontiguousarray(table.scale, dtype="<f4")
-    header = {
-        "format": FORMAT,
-        "version": VERSION,
-        "embedding_dim": str(table.embedding_dim),
-        "metadata": json.dumps(dict(table.metadata or {}), sort_keys=True),
-    }
-    data = _library().save(arrays, metadata=header)
+    header = {"version": VERSION, "embedding_dim": table.embedding_dim, "metadata": dict(table.metadata)}
+    data = _library().save(arrays, metadata={KEY: json.dumps(header, sort_keys=True)})
     with replacing(path) as file:
         file.write(data)
 
@@ -58,20 +54,26 @@ def load(path: str | os.PathLike[str]) -> PackedTable:
         raise DataError(path, None, "there is no such file")
     try:
         with library.safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
+            text = (file.metadata() or {}).get(KEY)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     except (library.SafetensorError, OSError) as error:
         raise DataError(path, None, f"is not a whole safetensors file ({error})", "Export the table again.") from None
-    if header.get("format") != FORMAT or "weight" not in arrays:
+    if text is None or "weight" not in arrays:
         raise DataError(path, None, "is a safetensors file, but not a packed table", "packedbag.io writes such files.")
-    if header.get("version") != VERSION:
-        raise DataError(
-            path, None, f"has format version {header.get('version')!r}; this packedbag reads {VERSION!r}", "Upgrade it."
-        )
-    embedding_dim = int(header["embedding_dim"])
-    words = arrays["weight"]
-    check_words(words, embedding_dim)
-    return PackedTable(words, embedding_dim, scale=arrays.get("scale"), metadata=json.loads(header["metadata"]))
+    header = _header(path, text)
+    return PackedTable(arrays["weight"], header["embedding_dim"], arrays.get("scale"), header["metadata"])
+
+
+def _header(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
+    """Parse and check the JSON in the file's metadata."""
+    try:
+        header: dict[str, Any] = json.loads(text)
+        version = header["version"]
+        if version == VERSION:
+            return {"embedding_dim": int(header["embedding_dim"]), "metadata": dict(header["metadata"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(path, None, f"has metadata that are no packed table's ({error!r})") from None
+    raise DataError(path, None, f"has format version {version}; this packedbag reads {VERSION}", "Upgrade packedbag.")
 
 
 def require() -> None:

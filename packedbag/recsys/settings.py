@@ -11,6 +11,9 @@ from packedbag.core.layout import check_embedding_dim
 #: Settings that a resumed run may change: they say when to stop, not what a step does.
 FREE = ("epochs", "patience")
 
+#: Steps between checkpoints; the end of an epoch is one anyway.
+CHECKPOINT_STEPS = 500
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -20,14 +20,12 @@ from packedbag.recsys.dataset import Dataset, Order
 from packedbag.recsys.metrics import Score
 from packedbag.recsys.model import ClickModel
 from packedbag.recsys.rows import Rows
-from packedbag.recsys.settings import Settings
+from packedbag.recsys.settings import CHECKPOINT_STEPS, Settings
 from packedbag.recsys.split import PARTS, TEST, TRAIN, VALID
 from packedbag.recsys.tables import optimizers, state_bytes, table_bytes
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
-#: Steps between checkpoints; the end of an epoch is one anyway.
-CHECKPOINT_STEPS = 500
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """`packedbag.io.safetensors_file`."""
 
+import json
 import sys
 
 import numpy as np
@@ -37,6 +38,12 @@ def test_an_empty_table_comes_back(tmp_path):
     assert load(tmp_path / "t.safetensors").num_embeddings == 0
 
 
+def test_equal_tables_make_equal_files(tmp_path):
+    for name in "abcdefgh":
+        save(tmp_path / name, table())
+    assert len({(tmp_path / name).read_bytes() for name in "abcdefgh"}) == 1
+
+
 def test_any_reader_of_safetensors_finds_the_words(tmp_path):
     before = table()
     save(tmp_path / "t.safetensors", before)
@@ -66,16 +73,24 @@ def test_other_files_are_refused(tmp_path):
 
 def test_a_file_of_a_later_version_is_refused(tmp_path):
     path = tmp_path / "t.safetensors"
-    header = {"format": "packedbag.table", "version": "2", "embedding_dim": "40", "metadata": "{}"}
-    safetensors_numpy.save_file({"weight": table().words}, path, metadata=header)
-    with pytest.raises(DataError, match="has format version '2'; this packedbag reads '1'"):
+    header = json.dumps({"version": 2, "anything": "else"})
+    safetensors_numpy.save_file({"weight": table().words}, path, metadata={"packedbag.table": header})
+    with pytest.raises(DataError, match=r"has format version 2; this packedbag reads 1\. Upgrade packedbag"):
+        load(path)
+
+
+@pytest.mark.parametrize("header", ["", "[]", "{}", '{"version": 1}', '{"version": 1, "embedding_dim": "x"}'])
+def test_metadata_that_are_no_tables_are_refused(tmp_path, header):
+    path = tmp_path / "t.safetensors"
+    safetensors_numpy.save_file({"weight": table().words}, path, metadata={"packedbag.table": header})
+    with pytest.raises(DataError, match="has metadata that are no packed table's"):
         load(path)
 
 
 def test_words_that_do_not_fit_the_dimension_are_refused(tmp_path):
     path = tmp_path / "t.safetensors"
-    header = {"format": "packedbag.table", "version": "1", "embedding_dim": "100", "metadata": "{}"}
-    safetensors_numpy.save_file({"weight": table().words}, path, metadata=header)
+    header = json.dumps({"version": 1, "embedding_dim": 100, "metadata": {}})
+    safetensors_numpy.save_file({"weight": table().words}, path, metadata={"packedbag.table": header})
     with pytest.raises(PackedBagError, match=r"must be \(V, 4\) for embedding_dim=100"):
         load(path)
 
