@@ -30,12 +30,12 @@ template <int Blocks, bool Odd>
 }
 
 // Ask for the row `ahead` entries later. The index is not judged yet: a prefetch of any address is harmless.
-template <class Index>
-[[gnu::always_inline]] inline void prefetch(const BagCall& c, const Index* indices, int64_t at, int64_t width) {
+template <class Indices>
+[[gnu::always_inline]] inline void prefetch(const BagCall& c, const Indices& indices, int64_t at, int64_t width) {
     int64_t later = at + c.ahead < c.total ? at + c.ahead : at;
     const char* table = static_cast<const char*>(c.words);
     uint64_t bytes = static_cast<uint64_t>(width) * 4;
-    uintptr_t row = reinterpret_cast<uintptr_t>(table) + static_cast<uint64_t>(static_cast<int64_t>(indices[later])) * bytes;
+    uintptr_t row = reinterpret_cast<uintptr_t>(table) + static_cast<uint64_t>(indices[later]) * bytes;
     __builtin_prefetch(reinterpret_cast<const void*>(row));
     // The hardware fetches the neighbour of a line, and what follows, by itself.
     if (bytes & (bytes - 1)) __builtin_prefetch(reinterpret_cast<const void*>(row + bytes - 1));
@@ -47,12 +47,12 @@ inline void add_counts(uint32_t* totals, const Count* ones, int64_t columns) {
 }
 
 // Bags of a table whose row fits in Blocks registers.
-template <class Index, int Blocks, bool Odd>
+template <class Indices, int Blocks, bool Odd>
 int64_t count_narrow(const BagCall& c, int64_t first, int64_t last) {
     constexpr int64_t width = Blocks * WORDS - Odd;
     constexpr int64_t columns = Blocks * Isa::COLUMNS;
     const Word* words = static_cast<const Word*>(c.words);
-    const Index* indices = static_cast<const Index*>(c.indices);
+    const Indices indices(c.indices);
     const int64_t num_rows = c.num_rows, bounds = c.bounds, padding = c.padding;
     alignas(64) uint8_t ones[columns];
     alignas(64) uint32_t totals[columns];
@@ -105,10 +105,10 @@ inline void count_span(const Word* const* rows, int64_t count, int64_t word, int
 }
 
 // Bags of a table with rows of any width: up to 255 row addresses are noted, then counted span by span.
-template <class Index>
+template <class Indices>
 int64_t count_wide(const BagCall& c, int64_t first, int64_t last) {
     const Word* words = static_cast<const Word*>(c.words);
-    const Index* indices = static_cast<const Index*>(c.indices);
+    const Indices indices(c.indices);
     const Word* rows[LANE_ROWS];
     alignas(64) uint8_t ones[SPAN];
     uint32_t* totals = nullptr;
@@ -146,22 +146,22 @@ int64_t count_wide(const BagCall& c, int64_t first, int64_t last) {
     return PB_DONE;
 }
 
-template <class Index>
+template <class Indices>
 int64_t count_bags(const BagCall& c, int64_t first, int64_t last) {
     switch (c.width) {
 #define PB_WIDTHS(blocks)                                                       \
     case (blocks) * WORDS:                                                      \
-        return count_narrow<Index, (blocks), false>(c, first, last);
+        return count_narrow<Indices, (blocks), false>(c, first, last);
         PB_WIDTHS(1)
         PB_WIDTHS(2)
         PB_WIDTHS(4)
         PB_WIDTHS(8)
 #undef PB_WIDTHS
     }
-    if (WORDS == 2 && c.width == 1) return count_narrow<Index, 1, WORDS == 2>(c, first, last);
-    if (WORDS == 2 && c.width == 3) return count_narrow<Index, 2, WORDS == 2>(c, first, last);
-    if (WORDS == 1 && c.width == 3) return count_narrow<Index, 3, false>(c, first, last);
-    return count_wide<Index>(c, first, last);
+    if (WORDS == 2 && c.width == 1) return count_narrow<Indices, 1, WORDS == 2>(c, first, last);
+    if (WORDS == 2 && c.width == 3) return count_narrow<Indices, 2, WORDS == 2>(c, first, last);
+    if (WORDS == 1 && c.width == 3) return count_narrow<Indices, 3, false>(c, first, last);
+    return count_wide<Indices>(c, first, last);
 }
 
 }  // namespace

@@ -48,8 +48,8 @@ inline int32_t column_sum(uint8_t ones, int64_t kept) { return 2 * ones - static
 inline int64_t column_sum(uint32_t ones, int64_t kept) { return 2 * static_cast<int64_t>(ones) - kept; }
 
 // The values of 32 columns as float32, before the output conversion.
-template <class Count, class Out>
-inline void block_values(const BagCall& c, const Count* ones, int64_t kept, Out* values) {
+template <class Count>
+inline void block_values(const BagCall& c, const Count* ones, int64_t kept, Float* values) {
     float n = static_cast<float>(kept > 0 ? kept : 1);
     Count half = static_cast<Count>((kept + 1) / 2);
     switch (c.mode) {

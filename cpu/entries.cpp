@@ -7,9 +7,9 @@
 namespace packedbag {
 namespace {
 
-template <class Index>
+template <class Indices>
 int64_t keep(const pb_keep_args& args) {
-    const Index* indices = static_cast<const Index*>(args.indices);
+    const Indices indices(args.indices);
     const Index64* offsets = static_cast<const Index64*>(args.offsets);
     Index64* rows = static_cast<Index64*>(args.rows);
     Index64* positions = static_cast<Index64*>(args.positions);
@@ -34,8 +34,8 @@ int64_t keep(const pb_keep_args& args) {
 }  // namespace packedbag
 
 int64_t pb_keep(const pb_keep_args* args) {
-    return args->index_bytes == 4 ? packedbag::keep<packedbag::Index32>(*args)
-                                  : packedbag::keep<packedbag::Index64>(*args);
+    return args->index_bytes == 4 ? packedbag::keep<packedbag::Indices32>(*args)
+                                  : packedbag::keep<packedbag::Indices64>(*args);
 }
 
 void pb_max_columns(const pb_max_columns_args* args) {

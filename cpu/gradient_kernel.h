@@ -9,50 +9,71 @@ namespace {
 constexpr int64_t RUN_OCCURRENCES = 64;  // summed from 0 in one go, whatever the number of threads
 constexpr int64_t SOON = 8;  // occurrences whose gradient rows are asked for ahead
 
-// What occurrence e of distinct row u contributes to 32 columns: each product rounded, in the oracle's order.
+// What occurrence e of distinct row u contributes: each product rounded, in the oracle's order. Plain: nothing but
+// the gradient, without a question asked for each word.
+template <bool Plain>
 struct Contribution {
     const pb_sum_rows_args& args;
-    int64_t width = (args.dim + 31) / 32;
-    const Float* grad = static_cast<const Float*>(args.grad);
-    const Index64* bags = static_cast<const Index64*>(args.bags);
-    const Float* weights = static_cast<const Float*>(args.weights);
-    const Float* scale = static_cast<const Float*>(args.scale);
-    const Float* counts = static_cast<const Float*>(args.counts);
-    const Word* kept = static_cast<const Word*>(args.columns);
+    const Float* grad;
+    const Word* kept = nullptr;
+    float weight = 1, scale = 1, count = 1;
 
-    Lanes operator()(int64_t u, int64_t e, int64_t word) const {
-        int64_t bag = bags[e];
-        Lanes g = load(grad + bag * args.dim + word * 32, args.dim - word * 32);
-        if (weights) g = g * splat(weights[e]);
-        if (scale) g = g * splat(scale[u]);
-        if (counts) g = g / splat(counts[bag]);
-        return kept ? only(kept[e * width + word], g) : g;
+    Contribution(const pb_sum_rows_args& args_, int64_t u, int64_t e) : args(args_) {
+        int64_t bag = static_cast<const Index64*>(args.bags)[e];
+        grad = static_cast<const Float*>(args.grad) + bag * args.dim;
+        if (Plain) return;
+        if (args.weights) weight = static_cast<const Float*>(args.weights)[e];
+        if (args.scale) scale = static_cast<const Float*>(args.scale)[u];
+        if (args.counts) count = static_cast<const Float*>(args.counts)[bag];
+        if (args.columns) kept = static_cast<const Word*>(args.columns) + e * ((args.dim + 31) / 32);
+    }
+
+    Lanes operator()(int64_t word) const {
+        Lanes g = load(grad + word * 32, args.dim - word * 32);
+        if (Plain) return g;
+        if (args.weights) g = g * splat(weight);
+        if (args.scale) g = g * splat(scale);
+        if (args.counts) g = g / splat(count);
+        return kept ? only(kept[word], g) : g;
     }
 };
 
-void sum_rows_kernel(const pb_sum_rows_args& args, int64_t first, int64_t last) {
-    Contribution contribution{args};
+template <bool Plain>
+void sum_rows(const pb_sum_rows_args& args, int64_t first, int64_t last) {
+    const Index64* bags = static_cast<const Index64*>(args.bags);
     const Index64* order = static_cast<const Index64*>(args.order);
     const Index64* starts = static_cast<const Index64*>(args.starts);
-    Float* out = static_cast<Float*>(args.out);
-    Lanes factor = splat(static_cast<float>(args.factor));
-    int64_t final = starts[last];
+    const Lanes factor = splat(static_cast<float>(args.factor));
+    const int64_t width = (args.dim + 31) / 32, final = starts[last];
     for (int64_t u = first; u < last; ++u) {
         int64_t begin = starts[u], end = starts[u + 1];
-        if (begin + SOON < final)
-            for (int64_t j = 0; j < args.dim; j += 16)
-                __builtin_prefetch(contribution.grad + contribution.bags[order[begin + SOON]] * args.dim + j);
-        for (int64_t word = 0; word < contribution.width; ++word) {
+        if (begin + SOON < final) {
+            const Float* later = static_cast<const Float*>(args.grad) + bags[order[begin + SOON]] * args.dim;
+            for (int64_t j = 0; j < args.dim; j += 16) __builtin_prefetch(later + j);
+        }
+        Float* out = static_cast<Float*>(args.out) + u * args.dim;
+        if (end - begin == 1) {  // as most rows: a run of one, summed from 0
+            Contribution<Plain> only_one(args, u, order[begin]);
+            for (int64_t word = 0; word < width; ++word)
+                store(out + word * 32, (zeros() + only_one(word)) * factor, args.dim - word * 32);
+            continue;
+        }
+        for (int64_t word = 0; word < width; ++word) {
             Lanes total = zeros();
             for (int64_t run = begin; run < end; run += RUN_OCCURRENCES) {
                 int64_t stop = run + RUN_OCCURRENCES < end ? run + RUN_OCCURRENCES : end;
                 Lanes partial = zeros();
-                for (int64_t i = run; i < stop; ++i) partial = partial + contribution(u, order[i], word);
+                for (int64_t i = run; i < stop; ++i) partial = partial + Contribution<Plain>(args, u, order[i])(word);
                 total = total + partial;
             }
-            store(out + u * args.dim + word * 32, total * factor, args.dim - word * 32);
+            store(out + word * 32, total * factor, args.dim - word * 32);
         }
     }
+}
+
+void sum_rows_kernel(const pb_sum_rows_args& args, int64_t first, int64_t last) {
+    if (args.weights || args.scale || args.counts || args.columns) sum_rows<false>(args, first, last);
+    else sum_rows<true>(args, first, last);
 }
 
 void row_dot_kernel(const pb_row_dot_args& args, int64_t first, int64_t last) {

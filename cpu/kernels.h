@@ -12,6 +12,18 @@ typedef int64_t Index64 __attribute__((aligned(1), may_alias));
 typedef float Float __attribute__((aligned(1), may_alias));
 typedef uint16_t Half __attribute__((aligned(1), may_alias));
 
+// The same for templates, which would drop the alignment from a type they are given as an argument.
+struct Indices32 {
+    const Index32* at;
+    explicit Indices32(const void* p) : at(static_cast<const Index32*>(p)) {}
+    int64_t operator[](int64_t i) const { return at[i]; }
+};
+struct Indices64 {
+    const Index64* at;
+    explicit Indices64(const void* p) : at(static_cast<const Index64*>(p)) {}
+    int64_t operator[](int64_t i) const { return at[i]; }
+};
+
 struct BagCall : pb_bag_args {
     int64_t width;  // W
     int64_t total;  // indices that lie in bags

@@ -33,19 +33,24 @@ inline Lanes zeros() {
 }
 inline Lanes load(const Float* p) {
     Lanes r;
-    memcpy(&r, p, sizeof r);
+    PB_EACH_VECTOR(i) memcpy(&r.v[i], p + i * PER_VECTOR, sizeof r.v[i]);
     return r;
 }
 // The first `columns` of 32, zeros after them.
 inline Lanes load(const Float* p, int64_t columns) {
     if (columns >= 32) return load(p);
-    Lanes r = zeros();
-    memcpy(&r, p, static_cast<size_t>(columns) * 4);
-    return r;
+    float part[32] = {};
+    memcpy(part, p, static_cast<size_t>(columns) * 4);
+    return load(part);
 }
 inline void store(Float* p, const Lanes& a, int64_t columns) {
-    if (columns >= 32) memcpy(p, &a, sizeof a);
-    else memcpy(p, &a, static_cast<size_t>(columns) * 4);
+    if (columns >= 32) {
+        PB_EACH_VECTOR(i) memcpy(p + i * PER_VECTOR, &a.v[i], sizeof a.v[i]);
+    } else {
+        float part[32];
+        store(part, a, 32);
+        memcpy(p, part, static_cast<size_t>(columns) * 4);
+    }
 }
 inline Lanes operator+(const Lanes& a, const Lanes& b) {
     Lanes r;
@@ -100,24 +105,29 @@ inline Lanes only(uint32_t word, const Lanes& a) {
     return r;
 }
 
-// The sum of 32 lanes in the order of DESIGN 2.1: lanes +16, +8, +4, +2, +1.
+// The sum of 32 lanes in the order of DESIGN 2.1: lanes +16, +8, +4, +2, +1; first whole vectors, then halves.
 template <int COUNT>
 inline float fold(const float* p) {
-    typedef float Half __attribute__((vector_size(COUNT * 2)));
-    Half a, b;
-    memcpy(&a, p, sizeof a);
-    memcpy(&b, p + COUNT / 2, sizeof b);
-    a += b;
-    float sum[COUNT / 2];
-    memcpy(sum, &a, sizeof a);
-    if constexpr (COUNT == 2) return sum[0];
-    else return fold<COUNT / 2>(sum);
+    if constexpr (COUNT == 2) {
+        return p[0] + p[1];
+    } else {
+        typedef float Part __attribute__((vector_size(COUNT * 2)));
+        Part a, b;
+        memcpy(&a, p, sizeof a);
+        memcpy(&b, p + COUNT / 2, sizeof b);
+        a += b;
+        float sum[COUNT / 2];
+        memcpy(sum, &a, sizeof a);
+        return fold<COUNT / 2>(sum);
+    }
 }
 
-inline float sum_lanes(const Lanes& a) {
-    float p[32];
-    memcpy(p, &a, sizeof p);
-    return fold<32>(p);
+inline float sum_lanes(Lanes a) {
+    for (int half = VECTORS / 2; half; half /= 2)
+        for (int i = 0; i < half; ++i) a.v[i] += a.v[i + half];
+    float p[PER_VECTOR];
+    memcpy(p, &a.v[0], sizeof p);
+    return fold<PER_VECTOR>(p);
 }
 
 }  // namespace

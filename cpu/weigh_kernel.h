@@ -75,7 +75,7 @@ inline void finish_block(const BagCall& c, const float* sums, float n, int64_t b
     write_block(c, n == 1.0f ? sums : values, bag, column, least(BLOCK, c.dim - column));
 }
 
-template <class Index>
+template <class Indices>
 int64_t weigh_bags(const BagCall& c, int64_t first, int64_t last) {
     constexpr int64_t NEAR_COLUMNS = 512;
     alignas(64) double near[NEAR_COLUMNS];
@@ -84,7 +84,7 @@ int64_t weigh_bags(const BagCall& c, int64_t first, int64_t last) {
     double* totals = far ? far : near;
     if (columns > NEAR_COLUMNS && !far) return PB_OUT_OF_MEMORY;
     const Word* words = static_cast<const Word*>(c.words);
-    const Index* indices = static_cast<const Index*>(c.indices);
+    const Indices indices(c.indices);
     const Float* weights = static_cast<const Float*>(c.weights);
     const Float* row_scale = static_cast<const Float*>(c.row_scale);
     for (int64_t bag = first; bag < last; ++bag) {
@@ -130,8 +130,8 @@ int64_t weigh_bags(const BagCall& c, int64_t first, int64_t last) {
 
 int64_t bag_kernel(const BagCall& c, int64_t first, int64_t last) {
     bool wide = c.index_bytes == 8;
-    if (c.weights || c.row_scale) return wide ? weigh_bags<Index64>(c, first, last) : weigh_bags<Index32>(c, first, last);
-    return wide ? count_bags<Index64>(c, first, last) : count_bags<Index32>(c, first, last);
+    if (c.weights || c.row_scale) return wide ? weigh_bags<Indices64>(c, first, last) : weigh_bags<Indices32>(c, first, last);
+    return wide ? count_bags<Indices64>(c, first, last) : count_bags<Indices32>(c, first, last);
 }
 
 }  // namespace
