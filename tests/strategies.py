@@ -22,7 +22,7 @@ LENGTHS = (0, 1, 2, 20, 254, 255, 256, 257, 510)
 #: Overflows a counter of two bytes; too slow to draw, so it is an explicit case where it matters.
 LONG = 65536
 #: How a gradient may look. "spread" shows any other order of additions: its terms differ by orders of magnitude.
-GRADIENTS = ("spread", "normal", "zeros", "sparse", "huge", "subnormal", "equal")
+GRADIENTS = ("spread", "normal", "zeros", "sparse", "huge", "overflowed", "subnormal", "equal")
 BOUNDS = ("raise", "clamp", "skip", "unchecked")
 
 seeds = st.integers(0, 2**32 - 1)
@@ -48,6 +48,8 @@ def make_gradient(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -
         return np.where(rng.random(shape) < 0.9, np.float32(0), g)
     if kind == "huge":
         return (np.sign(g) * rng.choice([1e18, 1e30, 3e38], shape)).astype(np.float32)
+    if kind == "overflowed":  # as a sum of huge gradients may be: infinite, or NaN where it overflowed both ways
+        return np.where(rng.random(shape) < 0.2, rng.choice(np.array([np.inf, -np.inf, np.nan], np.float32), shape), g)
     if kind == "subnormal":
         return (g * 1e-40).astype(np.float32)
     if kind == "equal":

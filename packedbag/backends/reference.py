@@ -129,8 +129,7 @@ class Reference:
                 if mode == "mean":
                     values = values / np.float32(max(len(bag), 1))
             if output == "uint32":
-                empty_max = mode == "max" and len(bag) == 0
-                out[b] = pack_array(np.zeros(embedding_dim, bool) if empty_max else values > 0).view(out.dtype)
+                out[b] = pack_array(values > 0).view(out.dtype)  # an empty bag's maximum is 0: no bit
             elif output == "int32":
                 out[b] = bag.sum(axis=0)
             elif output == "bfloat16":

@@ -168,6 +168,11 @@ def test_a_row_counts_as_often_as_it_occurs() -> None:
     np.testing.assert_array_equal(bag(PLUS_MINUS, [[1, 1, 1, 2]], 3, mode="sum"), [[2, -2, -4]])
 
 
+def test_a_weighted_mean_of_one_entry_is_the_entry() -> None:
+    out = bag(PLUS_MINUS, [[1]], 3, mode="mean", weights=np.array([[0.3]], F))
+    np.testing.assert_array_equal(out, np.array([[0.3, -0.3, -0.3]], F))
+
+
 def test_a_weighted_mean_divides_by_the_number_of_entries() -> None:
     weights = np.array([[2.0, 3.0, 5.0]], F)
     scale = np.array([1.0, 10.0, 100.0], F)
@@ -227,6 +232,14 @@ def test_runs_of_64_are_added_in_order() -> None:
     assert total[0, 0] == 2.0**24 + 64 + 64 + 8
     backwards = ORACLE.sum_rows(ones, place, place[::-1].copy(), np.array([0, 200]), **named)
     assert backwards[0, 0] == 2.0**24 + 64 + 64 + 64 + 8  # seven ones come before 2^24, whose sum rounds to + 8
+
+
+def test_equal_rows_are_grouped_in_order_of_position() -> None:
+    rows = np.random.default_rng(0).integers(0, 50, 5000) * 2**35
+    distinct, starts, order = ORACLE.merge(rows)
+    assert distinct.tolist() == sorted(set(rows.tolist()))
+    for u, row in enumerate(distinct):
+        assert order[starts[u] : starts[u + 1]].tolist() == [i for i, r in enumerate(rows) if r == row]
 
 
 def test_factors_are_multiplied_one_by_one_then_divided() -> None:

@@ -43,7 +43,7 @@ def scalar_update(case: Counters, i: int) -> tuple[list[int], int | None]:
         touches = min((state & 255) + 1, 100)
         old = np.array([state & ~255], np.uint32).view(F)[0]
         q = scalar_sum_of_squares(g) / F(dim)
-        q = min(q, np.finfo(F).max)
+        q = q if q < np.finfo(F).max else np.finfo(F).max
         s = old + (q - old) / F(touches) if case.adaptivity == "ema" else min(old + q, np.finfo(F).max)
         word = int(np.array([s], F).view(np.uint32)[0]) & ~255 | touches
         r = F(case.rate) / (np.sqrt(s) + F(1e-8))
@@ -52,7 +52,7 @@ def scalar_update(case: Counters, i: int) -> tuple[list[int], int | None]:
         m = sum((int(case.planes[row, j // 32, p]) >> (j % 32) & 1) << p for p in range(case.bits - 1))
         v = m if int(case.words[row, j // 32]) >> (j % 32) & 1 else -1 - m
         x = r * g[j]
-        t = min(abs(x), F(2**case.bits))
+        t = F(0) if np.isnan(x) else min(abs(x), F(2**case.bits))
         whole = math.floor(t)
         up = F(random_16_bits(case, row, j)) + F(0.5) < F(65536) * (t - F(whole))
         n = whole + bool(up)
@@ -77,12 +77,41 @@ def test_an_update_is_the_designs_formula_in_scalars(case: Counters) -> None:
     case.call(ORACLE, words, planes, state, case.rows, case.grad)
     dim = case.grad.shape[1]
     values = counter_values(words, planes, dim)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         for i, row in enumerate(case.rows[:5]):
             expected, word = scalar_update(case, i)
             assert values[row].tolist() == expected
             if state is not None:
                 assert int(state[row]) % 2**32 == word
+
+
+def test_the_step_is_divided_by_the_whole_statistic_not_by_what_is_stored_of_it() -> None:
+    # The stored word lacks 8 bits of S: that moves steps of about 60 by up to 0.001, hence some of 5,120 roundings.
+    rng = np.random.default_rng(0)
+    case = make_counters(20, 256, 8, 0, grad=rng.standard_normal((20, 256)).astype(F), rate=60.0, adaptivity="adagrad")
+    case = replace(case, row_state=make_row_state(rng, 20))
+    expected = [scalar_update(case, i)[0] for i in range(20)]
+    np.testing.assert_array_equal(values_after(case), expected)
+
+
+def test_a_step_is_rounded_up_where_its_fraction_is_above_the_middle_of_the_random_interval() -> None:
+    case = make_counters(3, 64, 8, 0.0)
+    h = np.array([[random_16_bits(case, row, column) for column in range(64)] for row in range(3)])
+    for place, up in ((0.0, 0), (0.25, 0), (0.5, 0), (0.75, 1)):
+        grad = (-(5 + (h + place) / 65536)).astype(F)
+        # float32 keeps these 19 + 2 bits whole, so the fraction is exactly (h + place) / 65536.
+        assert ((-grad.astype(float) - 5) * 65536 == h + place).all()
+        np.testing.assert_array_equal(values_after(make_counters(3, 64, 8, 0.0, grad=grad)), 5 + up)
+
+
+@pytest.mark.parametrize("adaptivity", [None, "ema", "adagrad"])
+def test_a_gradient_that_overflowed_both_ways_moves_nothing_and_an_infinite_one_saturates(
+    adaptivity: str | None,
+) -> None:
+    grad = np.array([[np.nan, np.inf, -np.inf, 0.0]], F)
+    state = np.zeros(1, np.int32) if adaptivity else None
+    case = make_counters(1, 4, 4, 0, grad=grad, row_state=state, adaptivity=adaptivity)
+    np.testing.assert_array_equal(values_after(case), [[0, -8, 7, 0]])
 
 
 @settings(max_examples=30)
