@@ -43,7 +43,8 @@ def with_native(monkeypatch: pytest.MonkeyPatch) -> Any:
     module = importlib.import_module(registry.REGISTRY["native_cpu"].module)
     backend = SimpleNamespace(name="native_cpu", arrays="numpy")
     monkeypatch.setattr(module, "missing", lambda: None)
-    monkeypatch.setattr(module, "BACKEND", backend, raising=False)
+    # Not setattr: it would first read BACKEND, which loads the library that may not be there.
+    monkeypatch.setitem(vars(module), "BACKEND", backend)
     return backend
 
 

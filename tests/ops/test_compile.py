@@ -1,5 +1,8 @@
 """The operators under torch's own checks, and under torch.compile."""
 
+import os
+import shutil
+
 import pytest
 import torch
 
@@ -84,6 +87,7 @@ def test_a_compiled_module_gives_the_same_values_and_the_same_sink(mode, scale):
         assert (mine is None and theirs is None) or torch.equal(mine, theirs), name
 
 
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
 def test_inductor_compiles_the_whole_graph_with_weights_and_offsets():
     module = PackedEmbeddingBag(V, D, scale="table")
