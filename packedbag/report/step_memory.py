@@ -9,8 +9,8 @@ leftover hides an allocation.
 
 from __future__ import annotations
 
+import ctypes
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -31,8 +31,9 @@ TIMEOUT_SECONDS = 600
 #: Bytes that the optimizer of `CharTable` holds for a weight: one float32.
 CHAR_STATE_BYTES = 4
 
-#: Blocks of a page or more come straight from the system and go straight back.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4096", "MALLOC_TRIM_THRESHOLD_": "4096", "MALLOC_TOP_PAD_": "0"}
+#: glibc's numbers for mallopt, from malloc.h.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+PAGE = 4096
 
 
 class MeasurementError(PackedBagError, RuntimeError):
@@ -83,9 +84,7 @@ def measure(kind: str, batch: Sequence[Bags], embedding_dim: int, *, bits: int =
         path = Path(folder) / "batch.npz"
         np.savez(path, rows=rows, **arrays)  # type: ignore[arg-type]
         command = [sys.executable, "-m", __spec__.name, kind, str(path), str(embedding_dim), str(bits)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False, env={**os.environ, **MALLOC}
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
     if done.returncode:
         raise MeasurementError(kind, done.stderr)
     return Cost(**json.loads(done.stdout.splitlines()[-1]))
@@ -194,6 +193,15 @@ def _build(
     return _trained(kind, batch, embedding_dim, bits)
 
 
+def _give_memory_back() -> None:
+    """Make blocks of a page or more come straight from the system and go straight back; a no-op without glibc."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt") and hasattr(library, "malloc_trim"):
+        for option, value in ((M_MMAP_THRESHOLD, PAGE), (M_TRIM_THRESHOLD, PAGE), (M_TOP_PAD, 0)):
+            library.mallopt(option, value)
+        library.malloc_trim(0)
+
+
 def _child(kind: str, path: str, embedding_dim: int, bits: int) -> Cost:
     tiny = [Bags(8, np.arange(8, dtype=np.int64), np.arange(0, 9, 2, dtype=np.int64))]
     warm_up, _ = _build(kind, tiny, embedding_dim, bits)
@@ -202,6 +210,7 @@ def _child(kind: str, path: str, embedding_dim: int, bits: int) -> Cost:
     with np.load(path) as file:
         rows = file["rows"].tolist()
         batch = [Bags(v, file[f"indices{i}"], file[f"offsets{i}"]) for i, v in enumerate(rows)]
+    _give_memory_back()
     before = memory.resident_bytes() if memory.reset_peak() else memory.peak_bytes()
     step, cost = _build(kind, batch, embedding_dim, bits)
     for _ in range(2):

@@ -1,10 +1,12 @@
 """``packedbag train``, in processes of its own: what it prints, writes, and says of mistakes."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
+from packedbag.cli.app import main
 from packedbag.io import safetensors_file
 from tests.cli.command import run, start
 from tests.recsys.datasets import movielens_files
@@ -137,9 +139,12 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(arguments, message):
-    code, out, err = run(*arguments)
-    assert code == 2
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["packedbag", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert ended.value.code == 2
     assert out == ""
     assert err.startswith("error: ")
     assert message in err
