@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from packedbag.backends.eager_bits import pack_bits, unpack_bits
+from packedbag.backends.eager_bits import pack_bits, unpack
 from packedbag.backends.eager_sums import lane_sum
 from packedbag.backends.reference import MAX_TOUCHES, TOUCHES
 from packedbag.core.philox import LOW32, MULTIPLIERS, ROUNDS, WEYL
@@ -21,13 +21,14 @@ LARGEST = torch.finfo(torch.float32).max
 
 
 def _multiply(number: Tensor, constant: int) -> tuple[Tensor, Tensor]:
-    """Return the high and the low 32 bits of a product of 32-bit numbers held in int64.
+    """Return the high and the low 32 bits of ``number * constant``, 32-bit numbers, the first held in int64.
 
-    By halves of ``number``: the whole product has 64 bits and would overflow the sign.
+    The product has 64 bits and would overflow the sign; with ``constant - 2^32`` (a multiplier of Philox is above
+    2^31) it does not, and what that takes away is ``number`` in the high half, and nothing in the low.
     """
-    low = (number & 0xFFFF) * constant
-    high = (number >> 16) * constant + (low >> 16)
-    return high >> 16, ((high & 0xFFFF) << 16) | (low & 0xFFFF)
+    product = number * (constant - (1 << 32))
+    high = (product >> 32).add_(number)
+    return high, product.bitwise_and_(LOW32)
 
 
 def halfwords(rows: Tensor, embedding_dim: int, *, seed: int, step: int, table: int) -> Tensor:
@@ -46,7 +47,9 @@ def halfwords(rows: Tensor, embedding_dim: int, *, seed: int, step: int, table: 
     for _ in range(ROUNDS):
         a_high, a_low = _multiply(c0, MULTIPLIERS[0])
         b_high, b_low = _multiply(c2, MULTIPLIERS[1])
-        c0, c1, c2, c3 = b_high ^ c1 ^ key_low, b_low, a_high ^ c3 ^ key_high, a_low
+        c0 = b_high.bitwise_xor_(c1).bitwise_xor_(key_low)
+        c2 = a_high.bitwise_xor_(c3).bitwise_xor_(key_high)
+        c1, c3 = b_low, a_low
         key_low, key_high = (key_low + WEYL[0]) & LOW32, (key_high + WEYL[1]) & LOW32
     words = torch.stack([c0, c1, c2, c3], dim=-1)
     halves = torch.stack([words & 0xFFFF, words >> 16], dim=-1)
@@ -66,12 +69,11 @@ def row_statistic(state: Tensor, grad: Tensor, adaptivity: str | None) -> tuple[
 
 def signed_steps(x: Tensor, random: Tensor, bits: int) -> Tensor:
     """Round the steps x (R, D) float32 stochastically to integers (R, D) int32 in -2^bits..2^bits."""
-    size = x.abs().clamp(max=float(2**bits))
-    size = torch.where(x.isnan(), 0.0, size)
+    size = x.abs().clamp_(max=float(2**bits))
+    size.masked_fill_(size.isnan(), 0.0)
     whole = size.trunc()
-    up = random.to(torch.float32) + 0.5 < (size - whole) * 65536.0
-    steps = whole.to(torch.int32) + up.to(torch.int32)
-    return torch.where(x < 0, -steps, steps)
+    up = random.to(torch.float32).add_(0.5) < size.sub_(whole).mul_(65536.0)
+    return whole.add_(up).copysign_(x).to(torch.int32)
 
 
 def update_rows(
@@ -96,15 +98,14 @@ def update_rows(
         row_state.index_copy_(0, rows, stored)
         r = r / (statistic.sqrt() + EPSILON)
     steps = signed_steps(r.unsqueeze(1) * grad, halfwords(rows, dim, seed=seed, step=step, table=table), bits)
-    confidence = torch.zeros((len(rows), dim), dtype=torch.int32, device=grad.device)
+    # A counter is its confidence m where the bit is 1, and ~m = -1 - m where it is 0.
+    value = unpack(words.index_select(0, rows), torch.int32, -1, 0)
     old_planes = planes.index_select(0, rows)
     for p in range(bits - 1):
-        confidence |= unpack_bits(old_planes[:, :, p].contiguous(), torch.int32)[:, :dim] << p
-    is_one = unpack_bits(words.index_select(0, rows))[:, :dim]
-    value = torch.where(is_one, confidence, -1 - confidence) - steps
-    value = value.clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        value ^= unpack(old_planes[:, :, p], torch.int32, 0, 1 << p)
+    value = (value[:, :dim] - steps).clamp_(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     words.index_copy_(0, rows, pack_bits(value >= 0))
     if bits > 1:
-        confidence = torch.where(value >= 0, value, -1 - value)
-        new_planes = [pack_bits((confidence >> p & 1).bool()) for p in range(bits - 1)]
+        confidence = value ^ (value >> 31)
+        new_planes = [pack_bits((confidence & 1 << p).bool()) for p in range(bits - 1)]
         planes.index_copy_(0, rows, torch.stack(new_planes, dim=-1))

@@ -77,9 +77,9 @@ def sum_in_order(total: Tensor, starts: Tensor, lengths: Tensor, term: Callable[
         return
     # Longest first: the rows that still have a term at step i are then the first so many.
     by_length = torch.argsort(lengths, descending=True)
-    starts = starts[by_length]
+    starts, ordered = starts[by_length], total.index_select(0, by_length)
     ended = lengths.bincount().cumsum(0)
     active: list[int] = (len(total) - ended).tolist()
     for step, count in enumerate(active[:-1]):
-        rows = by_length[:count]
-        total.index_copy_(0, rows, total.index_select(0, rows) + term(starts[:count] + step, rows))
+        ordered[:count] += term(starts[:count] + step, by_length[:count])
+    total.index_copy_(0, by_length, ordered)
