@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,12 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
     text = FENCE.sub("", page.read_text())
     targets = [match["target"] for match in LINK.finditer(text)]
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_table_of_the_memory_page_holds_the_numbers_that_were_measured() -> None:
+    measured = json.loads((ROOT / "docs" / "benchmarks" / "memory.json").read_text())
+    weights = measured["rows"] * measured["dim"]
+    page = (ROOT / "docs" / "memory.md").read_text()
+    for kind in measured["kinds"].values():
+        table, state, peak = (kind[f"{part}_bytes"] / weights for part in ("table", "state", "peak"))
+        assert f"| {table:.3f} | {state:.3f} | {peak:.2f} |" in page
