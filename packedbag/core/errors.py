@@ -88,6 +88,16 @@ class StateMismatchError(PackedBagError, ValueError):
         )
 
 
+class RankMismatchError(PackedBagError, RuntimeError):
+    """The ranks of a process group do not train the same thing."""
+
+    def __init__(self, what: str, seen: str) -> None:
+        super().__init__(
+            f"the ranks' {what} differ: {seen}. Make the model after torch.manual_seed with one seed on all ranks, or "
+            f"load one checkpoint of model and optimizer on all of them."
+        )
+
+
 class DeletedModuleError(PackedBagError, RuntimeError):
     """An anchor or a graph outlived its packed module."""
 

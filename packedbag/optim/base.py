@@ -14,7 +14,7 @@ from packedbag.backends.registry import select
 from packedbag.core.errors import ArgumentError, GradientError, StateMismatchError
 from packedbag.ops.bridge import to_backend, to_torch
 from packedbag.ops.sink import CALL, Gradients, GradientSink, check_anchor, sink_of
-from packedbag.optim.gather import gather
+from packedbag.optim.gather import checksum_of, gather
 from packedbag.optim.row_scale import update_row_scale
 
 #: Gradient rows are summed and applied in pieces of this many bytes, so that a step's memory is bounded.
@@ -56,13 +56,24 @@ class PackedOptimizer(torch.optim.Optimizer):
             `torch.nn.parallel.DistributedDataParallel`, if there is one.
     """
 
+    process_group: Any = None
+
     def __init__(self, params: Any, defaults: dict[str, Any], *, seed: int | None, process_group: Any) -> None:
         if seed is None:
             seed = int(torch.randint(2**63 - 1, ()))
         if not 0 <= seed < 2**64:
             raise ArgumentError("seed", seed, "in 0..2**64 - 1")
         self.process_group = process_group
+        self._compared: set[int] = set()  # the tables whose words were compared with the other ranks'
         super().__init__(params, {**defaults, "scale_lr": defaults.get("scale_lr"), "seed": seed, "step": 0})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._compared = set()
+        for anchor, _ in self._tables():
+            sink = sink_of(anchor)  # None while a module of the same pickle is still to be restored
+            if sink is not None:
+                sink.set_owner(self)
 
     # What a subclass defines -------------------------------------------------------------------------------
 
@@ -168,6 +179,7 @@ class PackedOptimizer(torch.optim.Optimizer):
             ) from error
         for anchor, state in loaded.items():
             self.state[anchor] = state
+        self._compared.clear()
 
     # -------------------------------------------------------------------------------------------------------
 
@@ -192,9 +204,11 @@ class PackedOptimizer(torch.optim.Optimizer):
                 received,
                 seed=group["seed"],
                 step=group["step"],
+                checksum=0 if table in self._compared else checksum_of(sink.source.words),
                 group=ranks,
                 device=anchor.device,
             )
+            self._compared.add(table)
             gradients, received, calls = gathered.gradients, gathered.received, gathered.calls
             for each in self.param_groups:
                 each["seed"] = gathered.seed

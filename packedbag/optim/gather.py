@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from packedbag.core.errors import PackedBagError
+from packedbag.core.errors import RankMismatchError
 from packedbag.ops.sink import Gradients, concatenate
 
 #: The tensors of `Gradients` and their dtypes, which all ranks must know to receive them.
@@ -44,26 +44,42 @@ class Gathered:
 
 
 def gather(
-    gradients: Gradients | None, received: float, *, seed: int, step: int, group: Any, device: torch.device
+    gradients: Gradients | None,
+    received: float,
+    *,
+    seed: int,
+    step: int,
+    checksum: int,
+    group: Any,
+    device: torch.device,
 ) -> Gathered:
     """Exchange one table's gradients among the ranks of ``group``; all of them must call.
 
+    Args:
+        gradients: this rank's, or None.
+        received: the gradient of this rank's anchor.
+        seed, step: of the optimizer.
+        checksum: of the table's words, `checksum_of`, or 0 not to compare them.
+        group: the process group.
+        device: where tensors are exchanged.
+
     Raises:
-        PackedBagError: the ranks are at different steps, or after the first one have different seeds.
+        RankMismatchError: the ranks are at different steps, have different seeds after the first one, or hold
+            different words.
     """
     tensors = {name: getattr(gradients, name, None) for name in FIELDS}
     shapes = [(ABSENT, 0) if t is None else (t.shape[0], t.shape[1] if t.ndim == 2 else 0) for t in tensors.values()]
     calls = gradients.calls if gradients is not None else 0
     header = torch.tensor(
-        [calls, _reinterpret("<d", received, "<q"), _reinterpret("<Q", seed, "<q"), step, *sum(shapes, ())],
+        [calls, _reinterpret("<d", received, "<q"), _reinterpret("<Q", seed, "<q"), step, checksum, *sum(shapes, ())],
         dtype=torch.int64,
         device=device,
     )
     ranks = [part.tolist() for part in _all_gather(header, group)]
-    _check_agreement([(_reinterpret("<q", rank[2], "<Q"), rank[3]) for rank in ranks])
+    _check_agreement([(_reinterpret("<q", rank[2], "<Q"), rank[3]) for rank in ranks], {rank[4] for rank in ranks})
     gathered: dict[str, list[Any]] = {}
     for i, (name, dtype) in enumerate(FIELDS.items()):
-        lengths, widths = [rank[4 + 2 * i] for rank in ranks], [rank[5 + 2 * i] for rank in ranks]
+        lengths, widths = [rank[5 + 2 * i] for rank in ranks], [rank[6 + 2 * i] for rank in ranks]
         gathered[name] = _gather_ragged(tensors[name], lengths, max(widths), dtype, group, device)
     parts = [
         Gradients(**{name: values[number] for name, values in gathered.items()}, calls=rank[0])
@@ -83,12 +99,19 @@ def _reinterpret(source: str, value: Any, target: str) -> Any:
     return struct.unpack(target, struct.pack(source, value))[0]
 
 
-def _check_agreement(ranks: list[tuple[int, int]]) -> None:
+def checksum_of(words: torch.Tensor) -> int:
+    """Return a number that two tables with different words share only by chance."""
+    return int(words.sum(dtype=torch.int64))
+
+
+def _check_agreement(ranks: list[tuple[int, int]], checksums: set[int]) -> None:
     (seed, step), *others = ranks
     # Before the first step the ranks' seeds may differ, as each drew its own: rank 0's is taken.
     if any(other[1] != step or (step and other[0] != seed) for other in others):
         seen = "; ".join(f"seed {seed} at step {step}" for seed, step in ranks)
-        raise PackedBagError(f"the ranks' packed optimizers differ: {seen}. Start or load all ranks from one state.")
+        raise RankMismatchError("packed optimizers", seen)
+    if len(checksums) > 1:
+        raise RankMismatchError("packed tables", "their bits are not the same")
 
 
 def _gather_ragged(

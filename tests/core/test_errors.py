@@ -52,6 +52,18 @@ TEXTS = [
         "Load it into an optimizer of the same tables, in the same order; nothing was changed.",
     ),
     (
+        errors.RankMismatchError("tables", "rank 0 has 3, rank 1 has 4"),
+        RuntimeError,
+        "the ranks' tables differ: rank 0 has 3, rank 1 has 4. Make the model after torch.manual_seed with one seed on "
+        "all ranks, or load one checkpoint of model and optimizer on all of them.",
+    ),
+    (
+        errors.RankMismatchError("packed tables", "their bits are not the same"),
+        RuntimeError,
+        "the ranks' packed tables differ: their bits are not the same. Make the model after torch.manual_seed with one "
+        "seed on all ranks, or load one checkpoint of model and optimizer on all of them.",
+    ),
+    (
         errors.DeletedModuleError(),
         RuntimeError,
         "the packed module of this anchor or gradient was deleted. Keep a reference to the module.",

@@ -95,6 +95,20 @@ def refuse_nan_on_one_rank(rank):
     return "no error"
 
 
+def start_from_other_bits(rank):
+    model = Model()
+    model.max.reset_parameters(torch.Generator().manual_seed(rank))
+    wrapped = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+    optimizer = CounterSGD(packed_parameters(model), lr=0.2, seed=7)
+    indices, weights, grad = batch(rank, 0)
+    wrapped(indices, weights).backward(grad)
+    try:
+        optimizer.step()
+    except packedbag.PackedBagError as error:
+        return str(error)
+    return "no error"
+
+
 def use_tables_on_one_rank_each(rank):
     """Under find_unused_parameters, rank 0 uses only `item`, rank 1 only `max`."""
     model = Model()
@@ -111,6 +125,7 @@ def use_tables_on_one_rank_each(rank):
 
 SCENARIOS = {
     "apart": use_tables_on_one_rank_each,
+    "bits": start_from_other_bits,
     "nan": refuse_nan_on_one_rank,
     "train": train_ranks,
     "warn": warn_of_buffers,
@@ -153,3 +168,9 @@ def test_a_table_that_only_one_rank_uses_is_trained_on_both(tmp_path):
     (first, changed), (second, _) = on_two_ranks("apart", tmp_path).values()
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert changed == [True, True, False, True]  # words and scale of `item`, words of `mean`, words of `max`
+
+
+def test_ranks_that_start_from_other_bits_are_told(tmp_path):
+    messages = on_two_ranks("bits", tmp_path)
+    assert messages[0] == messages[1]
+    assert messages[0].startswith("the ranks' packed tables differ: their bits are not the same. Make the model after")

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(adaptivity, scale
         optimizer.load_state_dict(state)
     train(resumed, others, range(3, 6))
     assert_same(snapshot(whole, *optimizers), snapshot(resumed, *others))
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_a_model_copied_with_its_optimizer_trains_on_alike(duplicate):
+    model = make_model()
+    packed, _ = make_optimizers(model)
+    train(model, [packed], range(2))
+    other, others = duplicate((model, packed))
+    train(model, [packed], range(2, 4))
+    train(other, [others], range(2, 4))
+    assert_same(snapshot(model, packed), snapshot(other, others))
 
 
 def test_loaded_state_is_a_copy_of_integers():
