@@ -1,5 +1,6 @@
 """PackedTable: bags and rows in NumPy, without torch."""
 
+import os
 import subprocess
 import sys
 
@@ -113,4 +114,5 @@ def test_serving_needs_no_torch():
         "assert table.bag([[0, 1]], mode='mean').tolist() == [[0.5] * 33]\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    environment = {k: v for k, v in os.environ.items() if k != "PACKEDBAG_BACKEND"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
