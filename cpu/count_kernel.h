@@ -11,6 +11,7 @@
 namespace packedbag {
 namespace {
 
+constexpr uint64_t PREFETCHED_BYTES = 512;  // of a wide row; the hardware follows a stream by itself
 constexpr int64_t LANE_ROWS = 255;  // an 8-bit lane is full after 255 rows
 constexpr int WORDS = Isa::COLUMNS / 32;
 constexpr int64_t SPAN = Isa::BLOCKS * Isa::COLUMNS;  // columns counted in registers at once
@@ -36,9 +37,10 @@ template <class Indices>
     const char* table = static_cast<const char*>(c.words);
     uint64_t bytes = static_cast<uint64_t>(width) * 4;
     uintptr_t row = reinterpret_cast<uintptr_t>(table) + static_cast<uint64_t>(indices[later]) * bytes;
-    __builtin_prefetch(reinterpret_cast<const void*>(row));
-    // The hardware fetches the neighbour of a line, and what follows, by itself.
-    if (bytes & (bytes - 1)) __builtin_prefetch(reinterpret_cast<const void*>(row + bytes - 1));
+    for (uint64_t byte = 0; byte < bytes && byte < PREFETCHED_BYTES; byte += 64)
+        __builtin_prefetch(reinterpret_cast<const void*>(row + byte));
+    // Large arrays of NumPy start 16 bytes into a page: only rows of 4, 8 and 16 bytes never cross a line.
+    if (bytes > 16 || (bytes & (bytes - 1))) __builtin_prefetch(reinterpret_cast<const void*>(row + bytes - 1));
 }
 
 template <class Count>

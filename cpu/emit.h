@@ -27,7 +27,9 @@ inline uint16_t bfloat16_of(uint32_t bits) {
 inline void write_block(const BagCall& c, const float* values, int64_t bag, int64_t column, int64_t columns) {
     int64_t at = bag * c.dim + column;
     if (c.output == PB_FLOAT32) {
-        memcpy(static_cast<char*>(c.out) + at * 4, values, static_cast<size_t>(columns) * 4);
+        char* out = static_cast<char*>(c.out) + at * 4;
+        if (columns >= BLOCK) memcpy(out, values, BLOCK * 4);  // of a known size: no call
+        else memcpy(out, values, static_cast<size_t>(columns) * 4);
         return;
     }
     alignas(64) uint16_t halves[BLOCK];
@@ -40,7 +42,9 @@ inline void write_block(const BagCall& c, const float* values, int64_t bag, int6
             halves[j] = bfloat16_of(bits);
         }
     }
-    memcpy(static_cast<char*>(c.out) + at * 2, halves, static_cast<size_t>(columns) * 2);
+    char* out = static_cast<char*>(c.out) + at * 2;
+    if (columns >= BLOCK) memcpy(out, halves, BLOCK * 2);
+    else memcpy(out, halves, static_cast<size_t>(columns) * 2);
 }
 
 // The column sums 2 * ones - kept. Byte counts stand for at most 255 rows; only the wide ones need 64 bits.

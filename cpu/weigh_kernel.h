@@ -37,6 +37,7 @@ struct Run {
 [[gnu::always_inline]] inline Lanes sum_group(const Word* const* rows, const float* factors, int count, int64_t word) {
     Lanes even = zeros(), odd = zeros();
     int i = 0;
+#pragma GCC unroll 2
     for (; i + 1 < count; i += 2) {
         even = even + signed_by(rows[i][word], splat(factors[i]));
         odd = odd + signed_by(rows[i + 1][word], splat(factors[i + 1]));
@@ -70,9 +71,10 @@ inline void add_run(const Run& run, int64_t width, double* totals) {
 
 // Divide by the divisor of a mean (1 for a sum), convert and write.
 inline void finish_block(const BagCall& c, const float* sums, float n, int64_t bag, int64_t column) {
+    if (n == 1.0f) return write_block(c, sums, bag, column, least(BLOCK, c.dim - column));
     alignas(64) float values[BLOCK];
     for (int j = 0; j < BLOCK; ++j) values[j] = sums[j] / n;
-    write_block(c, n == 1.0f ? sums : values, bag, column, least(BLOCK, c.dim - column));
+    write_block(c, values, bag, column, least(BLOCK, c.dim - column));
 }
 
 template <class Indices>

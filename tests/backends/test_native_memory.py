@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from packedbag.backends import missing, native_cpu
+from packedbag.backends import missing, native_cpu, native_library
 from packedbag.backends.native_library import address
 from packedbag.backends.reference import BACKEND as ORACLE
 from packedbag.core.layout import words_per_row
@@ -199,3 +199,9 @@ def test_the_address_of_a_memory_map_is_found(tmp_path: Any) -> None:
     np.arange(10, dtype=np.uint32).tofile(tmp_path / "words")
     mapped = np.memmap(tmp_path / "words", np.uint32, "r")
     assert address(mapped) == mapped.ctypes.data
+
+
+def test_the_address_is_found_where_arrays_are_laid_out_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_library, "_LAYOUT_HOLDS", False)
+    array = np.arange(7)
+    assert native_library.address(array[2:]) == array.ctypes.data + 16
