@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from packedbag.report.memory import human
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(?P<language>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -73,3 +75,14 @@ def test_the_table_of_the_memory_page_holds_the_numbers_that_were_measured() -> 
     for kind in measured["kinds"].values():
         table, state, peak = (kind[f"{part}_bytes"] / weights for part in ("table", "state", "peak"))
         assert f"| {table:.3f} | {state:.3f} | {peak:.2f} |" in page
+
+
+def test_the_table_of_the_readme_holds_the_numbers_that_were_measured() -> None:
+    measured = json.loads((ROOT / "docs" / "benchmarks" / "movielens_100k.json").read_text())
+    rows = {row.split(" | ")[0].strip("| "): row for row in (ROOT / "README.md").read_text().splitlines() if "|" in row}
+    names = {"packed": "packed, k = 8", "char": "Char (bool)", "fp32": "fp32"}
+    for line in measured["lines"]:
+        cells = [cell.strip() for cell in rows[names[line["kind"]]].strip("|").split("|")]
+        quality = ["-" if line[part] is None else f"{line[part]:.4f}" for part in ("auc", "log_loss")]
+        sizes = [human(line[f"{part}_bytes"]) for part in ("table", "state", "peak", "large_peak")]
+        assert cells[2:] == quality + sizes
