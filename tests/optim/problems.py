@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from packedbag import PackedEmbedding, PackedEmbeddingBag
+from packedbag.optim import CounterSGD, dense_parameters, packed_parameters
 
 V, D, BATCH = 60, 70, 16
 
@@ -52,3 +53,17 @@ def assert_same(one, two):
     for a, b in zip(one, two, strict=True):
         view = (lambda t: t.view(torch.int32)) if a.dtype == torch.uint32 else (lambda t: t)
         assert torch.equal(view(a), view(b))
+
+
+def make_optimizers(model, **kwargs):
+    packed = CounterSGD(packed_parameters(model), **{"lr": 0.05, "seed": 11, **kwargs})
+    return packed, torch.optim.Adam(dense_parameters(model), lr=0.01)
+
+
+def train(model, optimizers, steps):
+    for number in steps:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss_of(model, number).backward()
+        for optimizer in optimizers:
+            optimizer.step()
