@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from packedbag.core import errors
 from packedbag.report.memory import human
 
 ROOT = Path(__file__).parents[1]
@@ -86,3 +87,11 @@ def test_the_table_of_the_readme_holds_the_numbers_that_were_measured() -> None:
         quality = ["-" if line[part] is None else f"{line[part]:.4f}" for part in ("auc", "log_loss")]
         sizes = [human(line[f"{part}_bytes"]) for part in ("table", "state", "peak", "large_peak")]
         assert cells[2:] == quality + sizes
+
+
+def test_the_page_of_errors_lists_every_class_with_the_built_in_it_derives_from() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text()
+    classes = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type)}
+    for name, kind in classes.items():
+        built_in = [base.__name__ for base in kind.__bases__ if base.__module__ == "builtins"]
+        assert name == "PackedBagError" or f"| `{name}` | `{built_in[0]}` |" in page
