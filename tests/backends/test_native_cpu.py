@@ -34,6 +34,9 @@ def backend(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def with_threads() -> Iterator[Callable[[int], None]]:
     before = native_cpu.threads()
+    native_cpu.set_threads(2)
+    if native_cpu.threads() != 2:
+        pytest.skip("the library was built without OpenMP: it has one thread")
     yield native_cpu.set_threads
     native_cpu.set_threads(before)
 
@@ -137,7 +140,9 @@ def test_threads_are_those_of_torch(with_threads: Callable[[int], None]) -> None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_child_computes_on_its_own_thread_instead_of_waiting_for_a_team() -> None:
+def test_a_forked_child_computes_on_its_own_thread_instead_of_waiting_for_a_team(
+    with_threads: Callable[[int], None],
+) -> None:
     code = (
         "import os, numpy as np\n"
         "from packedbag.backends import native_cpu\n"
