@@ -29,6 +29,9 @@ from packedbag.report import step_memory
 from packedbag.report.comparison import LARGE_BAG, LARGE_ROWS, Comparison, Line
 from packedbag.report.step_memory import Bags
 
+#: With more tables than these, they are not listed one by one.
+MANY_TABLES = 12
+
 
 @dataclass
 class Job:
@@ -98,8 +101,12 @@ class Job:
         if dataset.counts is not None:
             counted = ", ".join(f"{n:,} {part}" for n, part in zip(dataset.counts, PARTS, strict=True))
             self._say(f"{self.dataset}: {counted} rows")
-        tables = ", ".join(f"{f.name} {ids.rows:,}" for f, ids in zip(dataset.fields, dataset.ids, strict=True))
-        self._say(f"tables (rows): {tables}")
+        rows = [ids.rows for ids in dataset.ids]
+        if len(rows) <= MANY_TABLES:
+            tables = ", ".join(f"{f.name} {v:,}" for f, v in zip(dataset.fields, rows, strict=True))
+            self._say(f"tables (rows): {tables}")
+        else:
+            self._say(f"{len(rows)} tables, {sum(rows):,} rows; the largest has {max(rows):,}")
         return dataset
 
     def _train(self, kind: str, dataset: Dataset, wish: StopWish) -> Result:

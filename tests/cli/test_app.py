@@ -1,5 +1,6 @@
 """`packedbag.cli.app`."""
 
+import os
 import subprocess
 import sys
 
@@ -49,3 +50,17 @@ def test_an_unknown_option_is_misuse():
     code, _, err = run("train", "movielens-100k", "--colour", "blue")
     assert code == 2
     assert "--colour" in err
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "passive"), ("active", "active")])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(given, found):
+    code = (
+        "import atexit, os, sys; sys.argv = ['packedbag', '--version'];"
+        "atexit.register(lambda: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules));"
+        "from packedbag.cli.app import main; main()"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    # It is too late once torch is loaded, so that must not have happened yet.
+    assert done.stdout.splitlines()[-1] == f"{found} False"

@@ -141,6 +141,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES)
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, monkeypatch, arguments, message):
     monkeypatch.setattr(sys, "argv", ["packedbag", *arguments])
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # main() would leave it set in this process
     with pytest.raises(SystemExit) as ended:
         main()
     out, err = capsys.readouterr()

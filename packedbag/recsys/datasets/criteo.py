@@ -9,7 +9,7 @@ import numpy as np
 
 from packedbag.core.errors import DataError
 from packedbag.recsys.chunk import Chunk, Field, Tokens, parse_label
-from packedbag.recsys.datasets.lines import read_lines
+from packedbag.recsys.datasets.lines import identity, read_lines
 
 INTEGERS = 13
 CATEGORIES = 26
@@ -48,9 +48,13 @@ class Criteo:
     )
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.name = f"criteo {os.fspath(path)}"
         self._path = path
         self._buckets: dict[str, str] = {"": ""}
+
+    @property
+    def name(self) -> str:
+        """The format, and the file's name and size."""
+        return f"criteo {identity(self._path)}"
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield all rows in order, `CHUNK_ROWS` at a time."""

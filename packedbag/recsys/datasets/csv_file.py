@@ -11,7 +11,7 @@ import numpy as np
 
 from packedbag.core.errors import ArgumentError, DataError
 from packedbag.recsys.chunk import Chunk, Field, Tokens, parse_label
-from packedbag.recsys.datasets.lines import read_lines
+from packedbag.recsys.datasets.lines import identity, read_lines
 
 #: Rows parsed at a time.
 CHUNK_ROWS = 8192
@@ -58,10 +58,14 @@ class CsvFile:
             raise ArgumentError("delimiter", repr(delimiter), "a single character", r"A tab is $'\t' in bash.")
         if not bag_separator:
             raise ArgumentError("bag_separator", "empty", "at least one character")
-        self.name = f"csv {os.fspath(path)}"
         self.fields = (*(Field(n) for n in categorical), *(Field(n, bag=True) for n in bags))
         self._path, self._label, self._time, self._threshold = path, label, time, threshold
         self._delimiter, self._separator = delimiter, bag_separator
+
+    @property
+    def name(self) -> str:
+        """The format, and the file's name and size."""
+        return f"csv {identity(self._path)}"
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield all rows in order, `CHUNK_ROWS` at a time."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from packedbag.core.errors import DataError
 from packedbag.recsys.chunk import Chunk, Field, Tokens, parse_label
-from packedbag.recsys.datasets.lines import read_lines
+from packedbag.recsys.datasets.lines import identity, read_lines
 
 #: Rows parsed at a time.
 CHUNK_ROWS = 8192
@@ -29,9 +29,13 @@ class LibFm:
     fields = (Field("features", bag=True, weighted=True),)
 
     def __init__(self, path: str | os.PathLike[str], *, threshold: float | None = None) -> None:
-        self.name = f"libfm {os.fspath(path)}"
         self._path = path
         self._threshold = threshold
+
+    @property
+    def name(self) -> str:
+        """The format, and the file's name and size."""
+        return f"libfm {identity(self._path)}"
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield all rows in order, `CHUNK_ROWS` at a time; empty lines and those starting with # are no rows."""

@@ -43,6 +43,18 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[str]:
             yield line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
 
 
+def identity(path: str | os.PathLike[str]) -> str:
+    """Return the file's name and size, by which a resumed run knows its data; the folder may be another.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        return f"{Path(path).name} ({Path(path).stat().st_size} bytes)"
+    except OSError as error:
+        raise DataError(path, None, f"cannot be read: {error.strerror}") from None
+
+
 def _open(path: str | os.PathLike[str]) -> IO[bytes]:
     try:
         return cast(IO[bytes], gzip.open(path, "rb")) if Path(path).suffix == ".gz" else Path(path).open("rb")

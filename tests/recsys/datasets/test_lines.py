@@ -5,7 +5,10 @@ import gzip
 import pytest
 
 from packedbag.core.errors import DataError
-from packedbag.recsys.datasets.lines import read_lines
+from packedbag.recsys.datasets.criteo import Criteo
+from packedbag.recsys.datasets.csv_file import CsvFile
+from packedbag.recsys.datasets.libfm import LibFm
+from packedbag.recsys.datasets.lines import identity, read_lines
 
 
 def test_plain_and_compressed_files_read_the_same(tmp_path):
@@ -52,3 +55,21 @@ def test_a_damaged_or_misnamed_compressed_file_is_named(tmp_path):
     (tmp_path / "f.gz").write_bytes(whole)
     with pytest.raises(DataError, match=r"f\.gz, line \d+: cannot be read: "):
         list(read_lines(tmp_path / "f.gz"))
+
+
+def test_a_file_is_known_by_its_name_and_size_wherever_it_lies(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "f").write_text("12345")
+    assert identity(tmp_path / "a" / "f") == identity(tmp_path / "b" / "f") == "f (5 bytes)"
+    with pytest.raises(DataError, match="none: cannot be read: No such file"):
+        identity(tmp_path / "none")
+
+
+@pytest.mark.parametrize("make", [LibFm, Criteo, lambda path: CsvFile(path, label="y", categorical=["a"])])
+def test_a_source_tells_a_file_that_grew(tmp_path, make):
+    path = tmp_path / "f"
+    path.write_text("1 1:1\n")
+    before = make(path).name
+    path.write_text("1 1:1\n0 2:1\n")
+    assert make(path).name != before
