@@ -3,7 +3,8 @@
 // Every function takes one pointer to a block of 8-byte fields, because a ctypes call with twelve arguments
 // costs 1.2 us and one with a packed block 0.3 us. Shapes: V rows, D columns (`dim`), W = ceil(D / 32) words
 // a row, B bags, K entries, U distinct rows. Buffers are contiguous and need no alignment. Integers are
-// already validated; only index values are judged here.
+// already validated; only index values are judged here. A bag has fewer than 2^31 entries: counts and the int32
+// output hold no more.
 #pragma once
 
 #include <stdint.h>
