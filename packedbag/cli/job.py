@@ -27,7 +27,7 @@ from packedbag.recsys.split import PARTS, TRAIN
 from packedbag.recsys.trainer import Result, Stopped, Trainer
 from packedbag.report import step_memory
 from packedbag.report.comparison import LARGE_BAG, LARGE_ROWS, Comparison, Line
-from packedbag.report.step_memory import Bags
+from packedbag.report.step_memory import Bags, MeasurementError
 
 #: With more tables than these, they are not listed one by one.
 MANY_TABLES = 12
@@ -170,9 +170,16 @@ class Job:
             np.arange(0, size * LARGE_BAG + 1, LARGE_BAG),
         )
         for line in lines:
-            dim, bits = self.settings.embedding_dim, self.settings.bits
-            line.peak_bytes = step_memory.measure(line.kind, real, dim, bits=bits).peak_bytes
-            line.large_peak_bytes = step_memory.measure(line.kind, [large], dim, bits=bits).peak_bytes
+            line.peak_bytes = self._peak(line.kind, real)
+            line.large_peak_bytes = self._peak(line.kind, [large])
+
+    def _peak(self, kind: str, batch: Sequence[Bags]) -> int | None:
+        """Measure, or say why not and return None: the training is done and must not be lost to this."""
+        try:
+            return step_memory.measure(kind, batch, self.settings.embedding_dim, bits=self.settings.bits).peak_bytes
+        except MeasurementError as error:
+            self._say(str(error))
+            return None
 
     def _announce_stop(self) -> None:
         self._say("stopping after this step; again to stop at once")

@@ -1,10 +1,11 @@
-"""Memory of this process, as Linux counts it."""
+"""Memory of this process and of the machine, as Linux counts it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
+MEMORY = Path("/proc/meminfo")
 CLEAR = Path("/proc/self/clear_refs")
 
 
@@ -27,11 +28,20 @@ def reset_peak() -> bool:
     return True
 
 
+def available_bytes() -> int:
+    """Return the memory that the machine can still give (MemAvailable), in bytes."""
+    return _entry(MEMORY, "MemAvailable")
+
+
 def _status(name: str) -> int:
-    for line in STATUS.read_text().splitlines():
+    return _entry(STATUS, name)
+
+
+def _entry(path: Path, name: str) -> int:
+    for line in path.read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024
-    raise OSError(f"{STATUS} names no {name}")
+    raise OSError(f"{path} names no {name}")
 
 
 def human(size: float) -> str:

@@ -25,7 +25,10 @@ import numpy.typing as npt
 from packedbag.core.errors import ArgumentError, PackedBagError
 from packedbag.report import memory
 
-KINDS = ("packed", "char", "fp32")
+#: The kinds, and about how many bytes a weight a step holds at once.
+KINDS = {"packed": 1.2, "char": 10.5, "fp32": 9.0}
+#: The part of the machine's free memory that a measurement may take: no one wants to lose a run to it.
+SHARE = 0.5
 TIMEOUT_SECONDS = 600
 
 #: Bytes that the optimizer of `CharTable` holds for a weight: one float32.
@@ -73,10 +76,14 @@ def measure(kind: str, batch: Sequence[Bags], embedding_dim: int, *, bits: int =
         bits: of the packed counters.
 
     Raises:
-        MeasurementError: the child failed; also where there is too little memory for such tables.
+        MeasurementError: the child failed, or there is too little memory to try.
     """
     if kind not in KINDS:
         raise ArgumentError("kind", repr(kind), "'packed', 'char' or 'fp32'")
+    need = KINDS[kind] * embedding_dim * sum(bags.num_embeddings for bags in batch)
+    free = memory.available_bytes()
+    if need > SHARE * free:
+        raise MeasurementError(kind, f"it takes about {memory.human(need)}, and {memory.human(free)} are free")
     with tempfile.TemporaryDirectory(prefix="packedbag-") as folder:
         arrays = {f"indices{i}": bags.indices for i, bags in enumerate(batch)}
         arrays |= {f"offsets{i}": bags.offsets for i, bags in enumerate(batch)}

@@ -1,10 +1,11 @@
 """`packedbag.report.memory`."""
 
 import mmap
+import os
 
 import pytest
 
-from packedbag.report.memory import human, peak_bytes, reset_peak, resident_bytes
+from packedbag.report.memory import available_bytes, human, peak_bytes, reset_peak, resident_bytes
 
 MB = 1_000_000
 
@@ -35,6 +36,11 @@ def test_the_peak_remembers_what_was_given_back_until_it_is_reset():
     if not reset_peak():
         pytest.skip("this system does not let a process reset its peak")
     assert peak_bytes() - start < 20 * MB
+
+
+def test_the_machine_has_more_memory_than_nothing_and_no_more_than_all():
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < available_bytes() <= total
 
 
 @pytest.mark.parametrize(

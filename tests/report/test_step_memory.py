@@ -1,10 +1,13 @@
 """`packedbag.report.step_memory`."""
 
+import subprocess
+
 import numpy as np
 import pytest
 import torch
 
 from packedbag.core.errors import ArgumentError
+from packedbag.report import memory
 from packedbag.report.step_memory import CHAR_STATE_BYTES, Bags, CharTable, MeasurementError, measure
 
 ROWS, DIM = 200_000, 32
@@ -55,6 +58,16 @@ def test_a_child_that_fails_is_reported():
     batch = [Bags(4, np.array([9]), np.array([0, 1]))]
     with pytest.raises(MeasurementError, match=r"a step with packed tables could not be measured: .*indices\[0\] is 9"):
         measure("packed", batch, DIM)
+
+
+def test_tables_that_would_fill_the_machine_are_not_tried(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1_000_000_000)
+    started = []
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: started.append(args))
+    batch = [Bags(1_000_000, np.array([0]), np.array([0, 1]))]
+    with pytest.raises(MeasurementError, match=r"char tables could not .*: it takes about 672 MB, and 1 GB are free"):
+        measure("char", batch, 64)
+    assert started == []
 
 
 def test_an_unknown_kind_is_refused():
