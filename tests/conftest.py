@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+# Before torch is imported: several test processes share the cores, and OpenMP threads that spin while they wait
+# take them from each other (a trainer's tests: 340 s spinning, 34 s sleeping).
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 from hypothesis import HealthCheck, settings
 
 # A shared or emulated machine may take any time for an example, so slowness alone fails nothing.
