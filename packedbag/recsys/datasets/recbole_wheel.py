@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from packedbag.core.errors import DataError
@@ -50,7 +50,8 @@ def fetch(run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run)
     target = cache_folder() / FILE
     if target.is_file() and problem(target) is None:
         return target
-    if importlib.util.find_spec("pip") is None:
+    # Not importlib.util: setuptools' hook answers that with a warning where distutils has been imported already.
+    if PathFinder.find_spec("pip") is None:
         raise DataError(target, None, "is not there, and this Python has no pip to download it with", ADVICE)
     with tempfile.TemporaryDirectory(prefix="packedbag-") as folder:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--quiet"]

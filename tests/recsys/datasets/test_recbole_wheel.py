@@ -81,7 +81,7 @@ def test_a_download_that_hangs_ends(cache):
 
 
 def test_without_pip_the_error_says_so(cache, monkeypatch):
-    monkeypatch.setattr(recbole_wheel.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(recbole_wheel.PathFinder, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="this Python has no pip to download it with"):
         recbole_wheel.fetch(Pip())
 
