@@ -3,13 +3,14 @@
 #   make test    all tests; ARGS="-k name" picks some
 #   make lint    ruff: rules and format          make types   mypy, strict, on core, backends and io
 #   make bench   forward pass against torch      make docs    HTML in docs/_build/html
+#   make sanitize    native tests under AddressSanitizer and UndefinedBehaviorSanitizer (needs cmake and g++)
 #   make wheel   a wheel in dist/                make clean   remove what a build made; .venv and runs/ stay
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types bench docs wheel clean
+.PHONY: demo test lint types bench docs sanitize wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -30,6 +31,9 @@ bench: $(READY)
 
 docs: $(READY)
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+sanitize: $(READY)
+	cpu/sanitize.sh -n 2
 
 wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

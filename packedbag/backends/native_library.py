@@ -25,7 +25,7 @@ ENVIRONMENT = "PACKEDBAG_NATIVE_LIBRARY"
 #: PB_ABI_VERSION of cpu/packedbag.h.
 ABI_VERSION = 1
 NAME = "native_cpu"
-INSTALL = "pip install --force-reinstall --no-deps packedbag (from a checkout: pip install --no-deps .)"
+INSTALL = "pip install --force-reinstall --no-deps packedbag (from a checkout: pip install --no-deps -e .)"
 
 # The fields of each struct in cpu/packedbag.h: q is int64_t or a pointer, d double, Q uint64_t.
 BAG = Struct("16q").pack

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from packedbag.backends.registry import select
@@ -71,13 +73,9 @@ def _bag_fake(
     offsets: torch.Tensor | None,
     row_scale: torch.Tensor | None,
     embedding_dim: int,
-    mode: str,
-    padding_idx: int,
-    include_last_offset: bool,
-    bounds: str,
-    per_sample_weights: torch.Tensor | None,
-    output_dtype: torch.dtype,
+    *rest: Any,
 ) -> torch.Tensor:
+    _mode, _padding_idx, include_last_offset, _bounds, _weights, output_dtype = rest
     width = words_per_row(embedding_dim) if output_dtype == torch.uint32 else embedding_dim
     return words.new_empty((_num_bags(indices, offsets, include_last_offset), width), dtype=output_dtype)
 
@@ -120,19 +118,8 @@ def weight_gradient(
     return result.view(indices.shape)
 
 
-def _weight_gradient_fake(
-    words: torch.Tensor,
-    indices: torch.Tensor,
-    offsets: torch.Tensor | None,
-    row_scale: torch.Tensor | None,
-    embedding_dim: int,
-    mode: str,
-    padding_idx: int,
-    include_last_offset: bool,
-    bounds: str,
-    grad_out: torch.Tensor,
-) -> torch.Tensor:
-    return grad_out.new_empty(indices.shape, dtype=torch.float32)
+def _weight_gradient_fake(words: torch.Tensor, indices: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return words.new_empty(indices.shape, dtype=torch.float32)
 
 
 def sink_push(
@@ -146,10 +133,8 @@ def sink_push(
     return get_sink(handle).push(indices, offsets if indices.ndim == 1 else None, weights, grad_out)
 
 
-def _sink_push_fake(
-    handle: int, indices: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor | None, grad_out: torch.Tensor
-) -> torch.Tensor:
-    return grad_out.new_empty((1,), dtype=torch.float32)
+def _sink_push_fake(handle: int, *tensors: torch.Tensor) -> torch.Tensor:
+    return tensors[-1].new_empty((1,), dtype=torch.float32)
 
 
 for _name, _implementation, _fake in (
