@@ -227,7 +227,8 @@ class PackedModule(torch.nn.Module):
         return self.anchor
 
     def _load_words(self, weight: torch.Tensor, *, assign: bool) -> None:
-        if assign and weight.dtype in (torch.uint32, torch.int32) and weight.shape == self.words.shape:
+        is_words = weight.dtype in (torch.uint32, torch.int32) and weight.shape == self.words.shape
+        if assign and is_words and weight.is_contiguous():
             # The tensor itself, so that a memory-mapped checkpoint stays on disk until its rows are read.
             self.words = view_words(weight, "int32")
         else:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from packedbag.backends.registry import select
 from packedbag.core.errors import DeletedModuleError, ReplacedAnchorError
@@ -231,13 +232,7 @@ _HANDLES = itertools.count()
 _SINKS: weakref.WeakValueDictionary[int, GradientSink] = weakref.WeakValueDictionary()
 
 
-def _new_anchor_map() -> Any:
-    from torch.utils.weak import WeakTensorKeyDictionary
-
-    return WeakTensorKeyDictionary()
-
-
-_ANCHORS: Any = _new_anchor_map()
+_ANCHORS: Any = WeakTensorKeyDictionary()
 
 
 def get_sink(handle: int) -> GradientSink:

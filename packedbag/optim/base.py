@@ -11,11 +11,12 @@ import torch
 
 from packedbag.backends.protocol import Backend
 from packedbag.backends.registry import select
-from packedbag.core.errors import ArgumentError, GradientError, StateMismatchError
+from packedbag.core.errors import ArgumentError, GradientError, PackedBagError, StateMismatchError
 from packedbag.ops.bridge import to_backend, to_torch
 from packedbag.ops.sink import CALL, Gradients, GradientSink, check_anchor, sink_of
 from packedbag.optim.gather import checksum_of, gather
 from packedbag.optim.row_scale import update_row_scale
+from packedbag.optim.table_state import copy_of_loaded, fresh_state, keep_usable
 
 #: Gradient rows are summed and applied in pieces of this many bytes, so that a step's memory is bounded. 1 MB stays in
 #: the cache between the two; NumPy asks for huge pages from 4 MB on, and clearing them cost a quarter of the step.
@@ -57,6 +58,7 @@ class PackedOptimizer(torch.optim.Optimizer):
             `torch.nn.parallel.DistributedDataParallel`, if there is one.
     """
 
+    state_options: tuple[str, ...] = ()
     process_group: Any = None
 
     def __init__(self, params: Any, defaults: dict[str, Any], *, seed: int | None, process_group: Any) -> None:
@@ -164,22 +166,24 @@ class PackedOptimizer(torch.optim.Optimizer):
         numbers = [n for group in state_dict["param_groups"] for n in group["params"]]
         if len(numbers) != len(anchors):
             raise StateMismatchError("the loaded state", f"{len(numbers)} tables", str(len(anchors)))
-        loaded: dict[torch.Tensor, dict[str, Any]] = {}
-        for anchor, number in zip(anchors, numbers, strict=True):
-            if number in state_dict["state"]:
-                loaded[anchor] = self._checked_state(anchor, state_dict["state"][number], len(loaded))
-        before = self.state
+        before = self.state, self.param_groups
         try:
             super().load_state_dict({**state_dict, "state": {}})
             for group in self.param_groups:
                 self.check_options(group)
+            loaded = {}
+            for table, ((anchor, group), number) in enumerate(zip(self._tables(), numbers, strict=True)):
+                if number in state_dict["state"]:
+                    source, saved = _sink(anchor).source, state_dict["state"][number]
+                    loaded[anchor] = copy_of_loaded(self, source, group, saved, table)
         except ValueError as error:
-            self.state = before
+            self.state, self.param_groups = before
+            if isinstance(error, PackedBagError):
+                raise
             raise StateMismatchError(
                 "the loaded state", "other parameter groups", f"{len(self.param_groups)}"
             ) from error
-        for anchor, state in loaded.items():
-            self.state[anchor] = state
+        self.state.update(loaded)
         self._compared.clear()
 
     # -------------------------------------------------------------------------------------------------------
@@ -276,25 +280,9 @@ class PackedOptimizer(torch.optim.Optimizer):
     def _state_of(self, anchor: torch.Tensor, words: torch.Tensor, group: dict[str, Any]) -> dict[str, Any]:
         state: dict[str, Any] = self.state[anchor]
         if not state:
-            source = _sink(anchor).source
-            state["num_embeddings"], state["embedding_dim"] = source.num_embeddings, source.embedding_dim
-            state.update(self.new_state(words, group))
-            if source.row_scale is not None:
-                state["scale_sum"] = torch.zeros_like(source.row_scale)
+            state.update(fresh_state(self, _sink(anchor).source, words, group))
+        keep_usable(self, state, words, group)
         return state
-
-    def _checked_state(self, anchor: torch.Tensor, state: dict[str, Any], table: int) -> dict[str, Any]:
-        """Return a copy of ``state`` on the table's device, or raise unless it is a state of this table."""
-        source = _sink(anchor).source
-        for name in ("num_embeddings", "embedding_dim"):
-            if state.get(name) != getattr(source, name):
-                raise StateMismatchError(
-                    f"the loaded state of table {table}",
-                    f"{name}={state.get(name)}",
-                    f"{name}={getattr(source, name)} there",
-                )
-        device = source.words.device
-        return {k: v.to(device, copy=True) if isinstance(v, torch.Tensor) else v for k, v in state.items()}
 
 
 def _sink(anchor: torch.Tensor) -> GradientSink:

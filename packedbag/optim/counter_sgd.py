@@ -56,6 +56,7 @@ class CounterSGD(PackedOptimizer):
     """
 
     allowed_bits: ClassVar[range] = range(2, 9)
+    state_options = ("bits", "adaptivity")
 
     def __init__(
         self,

@@ -115,6 +115,15 @@ def test_a_memory_mapped_checkpoint_is_assigned_without_a_copy(tmp_path):
     assert trains(module)
 
 
+def test_assigned_words_that_are_not_contiguous_are_copied():
+    source, module = PackedEmbeddingBag(V, D), PackedEmbeddingBag(V, D)
+    wide = torch.zeros((V, 8), dtype=torch.int32)
+    wide[:, ::2] = source.words
+    module.load_state_dict({"weight": wide[:, ::2]}, assign=True)
+    assert module.words.is_contiguous()
+    assert torch.equal(module(INDICES), source(INDICES))
+
+
 @pytest.mark.parametrize("kind", ["deepcopy", "pickle", "torch.save"])
 @pytest.mark.parametrize("scale", [None, "table", "row"])
 def test_copies_are_independent_and_their_anchors_lead_to_them(kind, scale):

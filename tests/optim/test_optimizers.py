@@ -161,6 +161,48 @@ def test_state_of_other_tables_is_refused_and_nothing_is_lost():
     assert bits.param_groups[0]["bits"] == 8  # the group's options come with its state, as in torch
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "planes",
+            torch.zeros((V, 3, 6), dtype=torch.int32),
+            r"planes=int32\(60, 3, 6\); .* planes=int32\(60, 3, 7\) there",
+        ),
+        (
+            "planes",
+            torch.zeros((V, 3, 7)),
+            r"planes=float32\(60, 3, 7\); this optimizer has planes=int32\(60, 3, 7\) there",
+        ),
+        ("row_state", None, r"row_state=None; this optimizer has row_state=int32\(60,\) there"),
+        ("bits", 4, r"bits=4; this optimizer has bits=8 there"),
+    ],
+)
+def test_a_damaged_state_is_refused_and_nothing_is_lost(name, value, message):
+    model = make_model()
+    packed, _ = make_optimizers(model)
+    train(model, [packed], range(2))
+    before = snapshot(model, packed)
+    state = copy.deepcopy(packed.state_dict())
+    state["state"][1][name] = value
+    state["param_groups"][0]["lr"] = 9.0
+    with pytest.raises(packedbag.PackedBagError, match=f"the loaded state of table 1 has {message}"):
+        packed.load_state_dict(state)
+    assert packed.param_groups[0]["lr"] == 0.05
+    assert_same(before, snapshot(model, packed))
+    train(model, [packed], [2])
+
+
+@pytest.mark.parametrize(("name", "value"), [("bits", 4), ("adaptivity", None)])
+def test_an_option_that_shapes_the_state_cannot_change_later(name, value):
+    model = make_model()
+    packed, _ = make_optimizers(model)
+    train(model, [packed], range(1))
+    packed.param_groups[0][name] = value
+    with pytest.raises(packedbag.PackedBagError, match=f"{name} is {value!r}; it must be .*, with which this table's"):
+        train(model, [packed], range(1))
+
+
 def test_a_step_touches_only_the_rows_in_the_batch():
     module = PackedEmbeddingBag(1000, D, scale="row")
     optimizer = CounterSGD([module.anchor], lr=5.0, seed=0)
