@@ -14,6 +14,8 @@ from packedbag.core.errors import PackedBagError
 #: Exit codes. 2 is also what typer uses for options it does not know; 130 is 128 + SIGINT, as shells have it.
 OK, FAILED, MISUSE, INTERRUPTED = 0, 1, 2, 130
 
+OUT_OF_MEMORY = "not enough memory for these tables, layers or batches ({}). Make them smaller."
+
 R = TypeVar("R")
 
 #: Rich honours NO_COLOR, and leaves out colours and movement where the stream is no terminal.
@@ -37,6 +39,14 @@ def guarded(work: Callable[[], R]) -> R:
         fail(str(error))
         sys.exit(MISUSE)
     except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
+        sys.exit(FAILED)
+    except MemoryError as error:
+        fail(OUT_OF_MEMORY.format(error))
+        sys.exit(FAILED)
+    except RuntimeError as error:  # torch has no class of its own for this on a CPU
+        if "can't allocate memory" not in str(error):
+            raise
+        fail(OUT_OF_MEMORY.format(str(error).partition("DefaultCPUAllocator: ")[2] or error))
         sys.exit(FAILED)
     except OSError as error:
         fail(f"{error.filename or 'input or output'}: {error.strerror or error}")

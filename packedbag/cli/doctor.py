@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from packedbag.cli.console import guarded
 from packedbag.cli.diagnosis import describe, diagnose
 
 
@@ -19,7 +20,11 @@ def doctor(
 
     Exits with 1 where no backend can be used, as when PACKEDBAG_BACKEND names one that is missing.
     """
-    facts = diagnose()
-    typer.echo(json.dumps(facts, indent=2) if as_json else describe(facts))
-    if facts["problem"]:
-        raise typer.Exit(1)
+
+    def work() -> None:
+        facts = diagnose()
+        typer.echo(json.dumps(facts, indent=2) if as_json else describe(facts))
+        if facts["problem"]:
+            raise typer.Exit(1)
+
+    guarded(work)

@@ -29,6 +29,8 @@ from packedbag.report import step_memory
 from packedbag.report.comparison import LARGE_BAG, LARGE_ROWS, Comparison, Line
 from packedbag.report.step_memory import Bags, MeasurementError
 
+#: Threads, at most: OpenMP ends the process where it cannot start as many as it was told.
+MAX_THREADS = 1024
 #: With more tables than these, they are not listed one by one.
 MANY_TABLES = 12
 
@@ -64,11 +66,13 @@ class Job:
         safetensors_file.require()
         if self.checkpoint_steps < 1:
             raise ArgumentError("--checkpoint-steps", self.checkpoint_steps, "at least 1")
-        if self.json_path is not None and not self.json_path.parent.is_dir():
+        if self.json_path is not None and (self.json_path.is_dir() or not self.json_path.parent.is_dir()):
             raise ArgumentError("--json", self.json_path, "a file in a folder that exists")
         if self.threads is not None:
             if self.threads < 1:
                 raise ArgumentError("--threads", self.threads, "at least 1")
+            if self.threads > MAX_THREADS:
+                raise ArgumentError("--threads", self.threads, f"at most {MAX_THREADS}")
             torch.set_num_threads(self.threads)
         dataset = self._open()
         results: list[Result] = []

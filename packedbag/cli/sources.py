@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def open_source(dataset: str, options: DataOptions) -> tuple[Source, str | Split
         raise ArgumentError("DATASET", repr(dataset), f"one of {', '.join(DATASETS)}")
     if options.split not in SPLITS:
         raise ArgumentError("--split", repr(options.split), f"one of {', '.join(SPLITS)}")
+    if options.threshold is not None and not math.isfinite(options.threshold):
+        raise ArgumentError("--threshold", options.threshold, "a finite number")
     special = [f.name for f in fields(options)][3:]
     for name in special:
         if getattr(options, name) is not None and name not in ALLOWED[dataset]:

@@ -132,6 +132,8 @@ class DataError(PackedBagError, ValueError):
 
     def __init__(self, path: object, line: int | None, problem: str, advice: str = "") -> None:
         where = f"{path}" if line is None else f"{path}, line {line}"
+        if len(problem) > 400:  # a file of another kind may be one line of gigabytes, and its text is quoted
+            problem = f"{problem[:200]} ... {problem[-200:]}"
         super().__init__(f"{where}: {problem}." + (f" {advice}" if advice else ""))
         self.path = str(path)
         self.line = line

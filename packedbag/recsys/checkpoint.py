@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ def save(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
         ) from None
 
 
-def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint; temporary files that a killed run left beside it are removed.
+def load(path: str | os.PathLike[str], keys: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a checkpoint that must hold ``keys``; temporary files that a killed run left beside it are removed.
 
     Raises:
         CheckpointError: there is none, or it is damaged or of another version.
@@ -56,9 +57,13 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(path, f"the checkpoint is damaged ({first})", "Start without --resume.") from None
-    if state.get("version") != VERSION:
+    version = state.get("version") if isinstance(state, dict) else None
+    if version != VERSION:
+        raise CheckpointError(path, f"the checkpoint has version {version}, not {VERSION}", "Start without --resume.")
+    absent = [key for key in keys if key not in state]
+    if absent:
         raise CheckpointError(
-            path, f"the checkpoint has version {state.get('version')}, not {VERSION}", "Start without --resume."
+            path, f"the checkpoint is damaged (without {', '.join(absent)})", "Start without --resume."
         )
     return state
 

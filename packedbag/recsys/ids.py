@@ -50,6 +50,8 @@ class MappedIds:
     def __init__(self, *, unseen_rows: int, min_count: int) -> None:
         if unseen_rows < 1:
             raise ArgumentError("unseen_rows", unseen_rows, "at least 1", "Ids never seen need a row.")
+        if unseen_rows > MAX_HASHED_ROWS:
+            raise ArgumentError("unseen_rows", unseen_rows, f"at most {MAX_HASHED_ROWS}")
         if min_count < 1:
             raise ArgumentError("min_count", min_count, "at least 1")
         self.unseen_rows = unseen_rows

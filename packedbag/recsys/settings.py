@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +11,9 @@ from packedbag.core.layout import check_embedding_dim
 
 #: Settings that a resumed run may change: they say when to stop, not what a step does.
 FREE = ("epochs", "patience")
+
+#: Units of a hidden layer, at most: far more than any machine has memory for, and no overflow in torch.
+MAX_WIDTH = 2**31 - 1
 
 #: Steps between checkpoints; the end of an epoch is one anyway.
 CHECKPOINT_STEPS = 500
@@ -57,6 +61,11 @@ class Settings:
         for size in self.hidden:
             if size < 1:
                 raise ArgumentError("hidden", size, "at least 1")
+            if size > MAX_WIDTH:
+                raise ArgumentError("hidden", size, f"at most {MAX_WIDTH}")
+        for name in ("lr", "weight_decay", "packed_lr", "fp32_lr"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ArgumentError(name, getattr(self, name), "a finite number >= 0")
         if not 0 <= self.dropout < 1:
             raise ArgumentError("dropout", self.dropout, "in [0, 1)")
         if not 0 <= self.seed < 2**63:

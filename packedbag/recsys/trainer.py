@@ -134,7 +134,7 @@ class Trainer:
             self.load()
         while not self._finished():
             self._epoch(watcher)
-        state = checkpoint.load(self.best_path)
+        state = checkpoint.load(self.best_path, (*self._origin(), "model"))
         self._check_origin(state, self.best_path)
         self.model.load_state_dict(state["model"])
         valid = Score(self.progress.best_auc, self.progress.best_log_loss)
@@ -191,7 +191,7 @@ class Trainer:
         Raises:
             CheckpointError: there is none, it is damaged, or it is of other data, settings or another kind.
         """
-        state = checkpoint.load(self.path)
+        state = checkpoint.load(self.path, (*self._origin(), "progress", "model", "tables", "dense", "random"))
         self._check_origin(state, self.path)
         self.model.load_state_dict(state["model"])
         self.optimizers[0].load_state_dict(state["tables"])

@@ -126,3 +126,14 @@ def test_huge_pages_are_unknown_where_the_system_does_not_say(tmp_path: Path, mo
     monkeypatch.setattr(diagnosis, "HUGE_PAGES", tmp_path / "absent")
     assert diagnosis.huge_pages() is None
     assert "huge pages   unknown" in diagnosis.describe(diagnosis.diagnose())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "packedbag.cli", "doctor"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: input or output: No space left on device")
+    assert "Traceback" not in done.stderr

@@ -135,6 +135,13 @@ MISTAKES = [
     (("train", "libfm", "--data", "x", "--threads", "0"), "--threads is 0; it must be at least 1."),
     (("train", "libfm", "--data", "x", "--hash-rows", "0"), "hash_rows is 0; it must be in 1..4294967296."),
     (("train", "libfm", "--data", "x", "--json", "/none/r"), "--json is /none/r; it must be a file in a folder that"),
+    (("train", "libfm", "--data", "x", "--json", "."), "--json is .; it must be a file in a folder that"),
+    (
+        ("train", "libfm", "--data", "x", "--threads", "99999999999"),
+        "--threads is 99999999999; it must be at most 1024.",
+    ),
+    (("train", "libfm", "--data", "x", "--threshold", "nan"), "--threshold is nan; it must be a finite number."),
+    (("train", "libfm", "--data", "x", "--lr", "nan"), "lr is nan; it must be a finite number >= 0."),
 ]
 
 
@@ -160,6 +167,26 @@ def test_a_damaged_file_is_named_with_its_line(tmp_path):
     code, _, err = run("train", "csv", *arguments)
     assert code == 2
     assert err == f"error: {data}, line 52: has 2 columns where the first line names 4.\n"
+
+
+def test_tables_larger_than_the_memory_are_a_failure_without_a_traceback(tmp_path):
+    data = csv(tmp_path / "clicks.csv", rows=300)
+    arguments = ("--data", data, "--label", "clicked", "--categorical", "user", "--output", tmp_path / "o")
+    code, _, err = run("train", "csv", "-q", *arguments, "--embedding-dim", 2**19, "--hash-rows", 2**32)
+    assert code == 1
+    assert err.startswith("error: not enough memory for these tables, layers or batches (")
+    assert err.count("\n") == 1
+
+
+def test_a_run_is_not_resumed_with_another_threshold(tmp_path):
+    path = tmp_path / "f"
+    path.write_text("".join(f"{row % 5} {row % 7}:1 {row % 11 + 7}:1\n" for row in range(400)))
+    arguments = ("--data", path, "--no-memory", "-q", "--output", tmp_path / "o", *SMALL)
+    code, _, err = run("train", "libfm", *arguments, "--threshold", 2)
+    assert code == 0, err
+    code, _, err = run("train", "libfm", *arguments, "--threshold", 3, "--resume")
+    assert code == 2
+    assert "the checkpoint was made on other data" in err
 
 
 def test_an_output_that_cannot_be_made_is_a_failure_without_a_traceback(tmp_path):

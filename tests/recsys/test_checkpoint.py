@@ -112,3 +112,16 @@ def test_a_checkpoint_runs_no_code(tmp_path):
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoint.load(tmp_path / "c.pt")
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("content", [[1], {"kind": "packed"}])
+def test_a_torch_file_that_is_no_checkpoint_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="the checkpoint has version None, not 1"):
+        checkpoint.load(tmp_path / "c.pt")
+
+
+def test_a_checkpoint_of_something_else_is_refused_naming_what_it_lacks(tmp_path):
+    checkpoint.save(tmp_path / "c.pt", STATE)
+    with pytest.raises(CheckpointError, match=r"the checkpoint is damaged \(without tables, dense\)"):
+        checkpoint.load(tmp_path / "c.pt", ["tables", "dense"])

@@ -74,6 +74,8 @@ def test_the_fingerprint_changes_with_any_row():
 def test_wrong_sizes_are_refused():
     with pytest.raises(ArgumentError, match=r"unseen_rows is 0; it must be at least 1\. Ids never seen need a row."):
         MappedIds(unseen_rows=0, min_count=1)
+    with pytest.raises(ArgumentError, match="unseen_rows is 4294967297; it must be at most 4294967296"):
+        MappedIds(unseen_rows=2**32 + 1, min_count=1)
     with pytest.raises(ArgumentError, match="min_count is 0; it must be at least 1"):
         MappedIds(unseen_rows=1, min_count=0)
     with pytest.raises(ArgumentError, match=r"hash_rows is 0; it must be in 1..4294967296"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 
@@ -31,7 +32,7 @@ def bucket(value: int) -> str:
     >>> [bucket(v) for v in (-1, 0, 1, 2, 3, 100, 100_000)]
     ['-1', '0', '1', '2', 'b1', 'b21', 'b132']
     """
-    return str(value) if value <= 2 else f"b{int(np.log(value) ** 2)}"
+    return str(value) if value <= 2 else f"b{int(math.log(value) ** 2)}"
 
 
 class Criteo:

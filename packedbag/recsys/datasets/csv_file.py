@@ -64,8 +64,9 @@ class CsvFile:
 
     @property
     def name(self) -> str:
-        """The format, and the file's name and size."""
-        return f"csv {identity(self._path)}"
+        """The format, the file's name and size, and what else decides a row's meaning."""
+        read = f"label {self._label!r}, threshold {self._threshold}, bag separator {self._separator!r}"
+        return f"csv {identity(self._path)}, {read}"
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield all rows in order, `CHUNK_ROWS` at a time."""

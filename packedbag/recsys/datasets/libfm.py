@@ -16,6 +16,9 @@ from packedbag.recsys.datasets.lines import identity, read_lines
 #: Rows parsed at a time.
 CHUNK_ROWS = 8192
 
+#: Values are float32: a larger one would become infinite, and every prediction of its batch NaN.
+LARGEST = float(np.finfo(np.float32).max)
+
 
 class LibFm:
     """A libFM file, one weighted bag a row: the values are the weights of the rows that the indices name.
@@ -34,8 +37,8 @@ class LibFm:
 
     @property
     def name(self) -> str:
-        """The format, and the file's name and size."""
-        return f"libfm {identity(self._path)}"
+        """The format, the file's name and size, and the threshold."""
+        return f"libfm {identity(self._path)}, threshold {self._threshold}"
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield all rows in order, `CHUNK_ROWS` at a time; empty lines and those starting with # are no rows."""
@@ -67,7 +70,7 @@ class LibFm:
             whole = int(index) >= 0
         except ValueError:
             whole, number = False, math.nan
-        if not colon or not whole or not math.isfinite(number):
+        if not colon or not whole or not abs(number) <= LARGEST:
             raise DataError(self._path, line, f"holds {part!r} where index:value belongs")
         return index, number
 

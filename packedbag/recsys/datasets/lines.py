@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,11 @@ def identity(path: str | os.PathLike[str]) -> str:
 
 def _open(path: str | os.PathLike[str]) -> IO[bytes]:
     try:
+        mode = Path(path).stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder says so itself
+            raise DataError(
+                path, None, "is a pipe or a device; a file is read several times", "Write the data to a file first."
+            )
         return cast(IO[bytes], gzip.open(path, "rb")) if Path(path).suffix == ".gz" else Path(path).open("rb")
     except OSError as error:
         raise DataError(path, None, f"cannot be read: {error.strerror}") from None

@@ -1,5 +1,7 @@
 """`packedbag.recsys.datasets.criteo`."""
 
+import math
+
 import pytest
 
 from packedbag.core.errors import DataError
@@ -65,3 +67,8 @@ def test_a_file_is_read_chunk_by_chunk(tmp_path, monkeypatch):
     assert [len(next(chunks)), len(next(chunks))] == [2, 2]
     with pytest.raises(DataError, match="line 6"):
         next(chunks)
+
+
+@pytest.mark.parametrize("digits", [19, 25, 400])
+def test_a_count_of_any_length_has_a_bucket(digits):
+    assert bucket(10**digits) == f"b{int((digits * math.log(10)) ** 2)}"

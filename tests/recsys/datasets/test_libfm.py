@@ -28,7 +28,9 @@ def test_ratings_need_a_threshold(tmp_path):
     assert chunk.labels.tolist() == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("entry", ["3", "3:", ":1", "x:1", "3:x", "-3:1", "3:nan", "3:inf", "1.5:1"])
+@pytest.mark.parametrize(
+    "entry", ["3", "3:", ":1", "x:1", "3:x", "-3:1", "3:nan", "3:inf", "3:1e39", "3:-1e300", "1.5:1"]
+)
 def test_a_bad_entry_is_named_with_its_line(tmp_path, entry):
     with pytest.raises(DataError, match=f"line 2: holds '{entry}' where index:value belongs"):
         list(written(tmp_path, f"1 0:1\n1 0:1 {entry}\n").chunks())
@@ -45,3 +47,10 @@ def test_a_file_is_read_chunk_by_chunk(tmp_path, monkeypatch):
     assert [(c.first_row, len(c)) for c in chunks] == [(0, 2), (2, 2), (4, 1)]
     assert [t for c in chunks for t in c.columns[0].text] == ["0", "1", "2", "3", "4"]
     assert chunks[1].columns[0].offsets.tolist() == [0, 1, 2]
+
+
+def test_a_line_without_an_end_is_not_printed_whole(tmp_path):
+    (tmp_path / "f").write_bytes(b"\0" * 1_000_000)
+    with pytest.raises(DataError, match="the label is") as caught:
+        list(LibFm(tmp_path / "f").chunks())
+    assert len(str(caught.value)) < 1000

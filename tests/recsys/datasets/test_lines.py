@@ -1,6 +1,7 @@
 """`packedbag.recsys.datasets.lines`."""
 
 import gzip
+import os
 
 import pytest
 
@@ -73,3 +74,27 @@ def test_a_source_tells_a_file_that_grew(tmp_path, make):
     before = make(path).name
     path.write_text("1 1:1\n0 2:1\n")
     assert make(path).name != before
+
+
+def test_a_pipe_is_refused_because_files_are_read_several_times(tmp_path):
+    os.mkfifo(tmp_path / "f")
+    with pytest.raises(DataError, match="f: is a pipe or a device; a file is read several times"):
+        next(read_lines(tmp_path / "f"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda path: LibFm(path, threshold=3), lambda path: LibFm(path, threshold=4)),
+        (lambda path: csv_file(path, threshold=3), lambda path: csv_file(path, threshold=4)),
+        (lambda path: csv_file(path), lambda path: csv_file(path, label="z")),
+        (lambda path: csv_file(path), lambda path: csv_file(path, bag_separator="|")),
+    ],
+)
+def test_a_source_tells_other_labels_and_other_bags(tmp_path, one, other):
+    (tmp_path / "f").write_text("y,z,a\n")
+    assert one(tmp_path / "f").name == one(tmp_path / "f").name != other(tmp_path / "f").name
+
+
+def csv_file(path, **kwargs):
+    return CsvFile(path, **{"label": "y", "bags": ["a"], **kwargs})
