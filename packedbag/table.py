@@ -39,6 +39,8 @@ class PackedTable:
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self.embedding_dim = check_embedding_dim(embedding_dim)
+        if not isinstance(words, np.ndarray):
+            raise ArgumentError("words", f"a {type(words).__name__}", "a NumPy array", "Call .numpy() on a tensor.")
         check_words(words, self.embedding_dim)
         if not words.flags.c_contiguous:
             words = np.ascontiguousarray(words)
@@ -99,7 +101,7 @@ class PackedTable:
         rows = np.ascontiguousarray(indices)
         starts = None if offsets is None else np.asarray(offsets)
         num_bags = check_indices(rows, starts, include_last_offset=include_last_offset)
-        output = np.dtype(output_dtype)
+        output = np.dtype(output_dtype).newbyteorder("=")  # kernels write the machine's byte order
         row_scale = self.scale if self.scale is not None and self.scale.ndim else None
         table_scale = self.scale if row_scale is None else None
         check_combination(

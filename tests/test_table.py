@@ -116,3 +116,18 @@ def test_serving_needs_no_torch():
     )
     environment = {k: v for k, v in os.environ.items() if k != "PACKEDBAG_BACKEND"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+@pytest.mark.parametrize(("mode", "dtype"), [("sum", ">f4"), ("sum", ">f2"), ("sum", ">i4"), ("max", ">u4")])
+def test_an_output_dtype_of_the_other_byte_order_gives_the_same_values(mode, dtype):
+    table, native = PackedTable(WORDS, D), np.dtype(dtype).newbyteorder("=")
+    indices = np.array([[0, 1], [2, 3]])
+    assert np.array_equal(
+        table.bag(indices, mode=mode, output_dtype=dtype), table.bag(indices, mode=mode, output_dtype=native)
+    )
+
+
+@pytest.mark.parametrize("words", [WORDS.tolist(), torch.from_numpy(WORDS)])
+def test_words_that_are_no_array_are_refused(words):
+    with pytest.raises(packedbag.PackedBagError, match=r"words is a (list|Tensor); it must be a NumPy array"):
+        PackedTable(words, D)

@@ -26,6 +26,8 @@ def check_padding_idx(padding_idx: int | None, num_embeddings: int) -> int | Non
     """
     if padding_idx is None:
         return None
+    if isinstance(padding_idx, bool) or not hasattr(padding_idx, "__index__"):
+        raise ArgumentError("padding_idx", repr(padding_idx), "an integer or None")
     if not -num_embeddings <= padding_idx < num_embeddings:
         raise ArgumentError(
             "padding_idx", padding_idx, f"in {-num_embeddings}..{num_embeddings - 1} (num_embeddings={num_embeddings})"

@@ -78,6 +78,8 @@ class PackedModule(torch.nn.Module):
             freeze: whether the bits stay as they are in training.
             kwargs: of the constructor.
         """
+        if not isinstance(tensor, torch.Tensor):
+            raise ArgumentError("tensor", f"a {type(tensor).__name__}", "a torch tensor")
         if tensor.ndim != 2:
             raise ShapeError("tensor", tuple(tensor.shape), "(V, D)")
         if not (tensor.dtype == torch.bool or tensor.is_floating_point()):
@@ -202,9 +204,14 @@ class PackedModule(torch.nn.Module):
         key, scale_key = prefix + "weight", prefix + "scale"
         own = {k: v for k, v in state_dict.items() if k.startswith(prefix) and k != key}
         own[prefix + "anchor"] = self.anchor
+        if self.scale is not None and isinstance(own.get(scale_key), torch.Tensor):
+            # Kernels read it as contiguous float32, which assign=True would not see to.
+            own[scale_key] = own[scale_key].to(torch.float32).contiguous()
         weight = state_dict.get(key)
         if weight is None:
             missing_keys.append(key)
+        elif not isinstance(weight, torch.Tensor):
+            error_msgs.append(f"{key}: a {type(weight).__name__}; it must be a torch tensor.")
         else:
             try:
                 self._load_words(weight, assign=bool(local_metadata.get("assign_to_params_buffers", False)))

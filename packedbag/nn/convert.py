@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from packedbag.core.errors import DtypeError, ShapeError
+from packedbag.core.errors import ArgumentError, DtypeError, ShapeError
 from packedbag.core.layout import tail_mask, view_words, words_per_row
 from packedbag.ops.packing import pack
 
@@ -19,7 +19,8 @@ def write_words(words: torch.Tensor, source: torch.Tensor, embedding_dim: int, n
         source: (V, W) uint32 or int32 words; or (V, D) bool, or floating point whose signs count.
 
     Raises:
-        ShapeError: ``source`` holds another table. DtypeError: it holds no weights. Nothing is written.
+        ShapeError: ``source`` holds another table. DtypeError: it holds no weights. ArgumentError: it holds a NaN.
+            Nothing is written.
     """
     expected = expected_shape(words.shape[0], source, embedding_dim, name)
     if tuple(source.shape) != expected:
@@ -30,6 +31,8 @@ def write_words(words: torch.Tensor, source: torch.Tensor, embedding_dim: int, n
             clear_tail(words, embedding_dim)
             return
         rows = max(1, CHUNK_WEIGHTS // embedding_dim)
+        if source.is_floating_point() and any(bool(part.isnan().any()) for part in source.split(rows)):
+            raise ArgumentError(name, "NaN somewhere", "free of NaN", "A NaN has no sign to keep; nothing was written.")
         for start in range(0, words.shape[0], rows):
             words[start : start + rows].copy_(view_words(pack(source[start : start + rows]), "int32"))
 

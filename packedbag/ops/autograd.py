@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from packedbag.ops import schema  # noqa: F401  (registers torch.ops.packedbag)
 
@@ -53,6 +54,7 @@ class PackedBagFunction(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable  # the sums are linear in every input but the weights, whose second derivative no op has
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Push grad_out into the sink, and differentiate the weights where they ask for it."""
         (grad_out,) = grad_outputs

@@ -63,6 +63,7 @@ def embedding_bag(
             [ 2., -2.,  2.]])
     """
     dim = check_embedding_dim(embedding_dim)
+    check_tensor("words", words)
     check_words(words, dim)
     check_bounds(bounds)
     num_embeddings = words.shape[0]
@@ -120,8 +121,15 @@ def embedding(
     return out.view(*indices.shape, out.shape[-1])
 
 
+def check_tensor(name: str, given: object) -> None:
+    """Raise unless ``given`` is a torch tensor: a NumPy array would pass some checks and fail within."""
+    if not isinstance(given, torch.Tensor):
+        raise ArgumentError(name, f"a {type(given).__name__}", "a torch tensor", "torch.as_tensor makes one.")
+
+
 def as_single_bags(indices: torch.Tensor) -> torch.Tensor:
     """Return ``indices`` as bags of one entry, (N, 1): the sum of one row is the row."""
+    check_tensor("indices", indices)
     if indices.dtype not in (torch.int32, torch.int64):
         raise DtypeError("indices", indices.dtype, "int32 or int64", "Convert with .long().")
     return indices.reshape(-1, 1)
@@ -137,6 +145,7 @@ def split_scale(scale: Any, num_embeddings: int) -> tuple[torch.Tensor | None, t
     """Return (row scale, table scale), of which at most one is not None."""
     if scale is None or isinstance(scale, (int, float)):
         return None, scale
+    check_tensor("scale", scale)
     if not scale.is_floating_point():
         raise DtypeError("scale", scale.dtype, "floating point")
     if scale.ndim == 0 or tuple(scale.shape) == (1,):
@@ -176,6 +185,9 @@ def reduce_bags(
         words: (V, W) int32.
         anchor, handle: a packed module's, so that backward feeds its sink; None trains no bits.
     """
+    for name, tensor in (("indices", indices), ("offsets", offsets), ("per_sample_weights", per_sample_weights)):
+        if tensor is not None:
+            check_tensor(name, tensor)
     check_indices(indices, offsets, include_last_offset=include_last_offset)
     final = output_dtype or torch.float32
     check_combination(

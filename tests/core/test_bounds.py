@@ -33,6 +33,12 @@ def test_padding_that_names_no_row_is_refused(given: int) -> None:
     assert str(caught.value) == f"padding_idx is {given}; it must be in -10..9 (num_embeddings=10)."
 
 
+@pytest.mark.parametrize("given", [1.5, True, "1"])
+def test_padding_that_is_no_integer_is_refused(given: Any) -> None:
+    with pytest.raises(ArgumentError, match=f"padding_idx is {given!r}; it must be an integer or None"):
+        check_padding_idx(given, 10)
+
+
 def test_a_table_without_rows_has_no_padding() -> None:
     assert check_padding_idx(None, 0) is None
     with pytest.raises(ArgumentError) as caught:

@@ -180,7 +180,7 @@ def test_from_pretrained_takes_signs_and_mean_magnitudes():
     assert torch.equal(bits.to_bool(), weights > 1)
     with pytest.raises(packedbag.PackedBagError, match=r"tensor is of dtype int64; it must be floating point or bool"):
         PackedEmbeddingBag.from_pretrained(torch.zeros((2, 2), dtype=torch.int64))
-    with pytest.raises(packedbag.PackedBagError, match="x is NaN somewhere; it must be free of NaN"):
+    with pytest.raises(packedbag.PackedBagError, match="tensor is NaN somewhere; it must be free of NaN"):
         PackedEmbeddingBag.from_pretrained(torch.full((2, 2), float("nan")))
 
 
@@ -282,3 +282,38 @@ def test_fsdp_is_refused_with_a_word_on_what_to_use():
         packed_parameters(model)
     with pytest.raises(packedbag.PackedBagError, match="FSDP is not supported yet"):
         module(INDICES).sum().backward()
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("kind", ["row", "table"])
+def test_a_loaded_scale_of_any_dtype_and_strides_becomes_contiguous_float32(assign, kind):
+    source = PackedEmbeddingBag(20, 40, scale=kind)
+    with torch.no_grad():
+        source.scale.copy_(torch.rand(source.scale.shape))
+    state = source.state_dict()
+    state["scale"] = torch.stack([state["scale"]] * 2, -1).double()[..., 0]
+    module = PackedEmbeddingBag(20, 40, scale=kind)
+    module.load_state_dict(state, assign=assign)
+    assert module.scale.dtype == torch.float32
+    assert module.scale.is_contiguous()
+    indices = torch.tensor([[0, 1, 2], [3, 4, 19]])
+    assert torch.equal(module(indices), source(indices))
+
+
+def test_a_nan_at_the_end_of_a_large_table_leaves_every_bit(monkeypatch):
+    monkeypatch.setattr("packedbag.nn.convert.CHUNK_WEIGHTS", 64)
+    module = PackedEmbeddingBag(20, 32)
+    before = module.words.clone()
+    weights = torch.randn(20, 32)
+    weights[-1, -1] = float("nan")
+    with pytest.raises(RuntimeError, match="weight is NaN somewhere; it must be free of NaN"):
+        module.load_state_dict({"weight": weights})
+    assert torch.equal(module.words, before)
+
+
+def test_an_array_instead_of_a_tensor_is_refused():
+    module = PackedEmbeddingBag(3, 32)
+    with pytest.raises(RuntimeError, match="weight: a ndarray; it must be a torch tensor"):
+        module.load_state_dict({"weight": module.weight.numpy()})
+    with pytest.raises(packedbag.PackedBagError, match="tensor is a ndarray; it must be a torch tensor"):
+        PackedEmbeddingBag.from_pretrained(module.to_bool().numpy())

@@ -157,3 +157,27 @@ def test_an_empty_table_says_that_it_has_no_rows():
 def test_a_lookup_names_its_output_dtypes():
     with pytest.raises(packedbag.PackedBagError, match="it must be float32, float16 or bfloat16 for a lookup"):
         F.embedding(INDICES, WORDS, embedding_dim=D, output_dtype=torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("indices", {"indices": INDICES.numpy()}),
+        ("words", {"words": WORDS.numpy()}),
+        ("offsets", {"indices": FLAT, "offsets": [0, 3]}),
+        ("per_sample_weights", {"per_sample_weights": np.ones((2, 3), np.float32)}),
+        ("scale", {"scale": np.ones(V, np.float32)}),
+    ],
+)
+def test_what_is_no_tensor_is_named(name, kwargs):
+    with pytest.raises(packedbag.PackedBagError, match=rf"{name} is a (ndarray|list); it must be a torch tensor"):
+        bag(**kwargs)
+
+
+def test_a_second_derivative_is_refused_and_create_graph_is_not():
+    weights = torch.ones(2, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad((bag(per_sample_weights=weights) ** 2).sum(), weights, create_graph=True)
+    expected = torch.einsum("bd,bld->bl", 2 * SIGNS[INDICES].sum(1), SIGNS[INDICES])
+    assert torch.equal(gradient.detach(), expected)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
