@@ -64,6 +64,9 @@ class PackedOptimizer(torch.optim.Optimizer):
     def __init__(self, params: Any, defaults: dict[str, Any], *, seed: int | None, process_group: Any) -> None:
         if seed is None:
             seed = int(torch.randint(2**63 - 1, ()))
+        if not hasattr(seed, "__index__"):
+            raise ArgumentError("seed", repr(seed), "an integer")
+        seed = int(seed)  # of NumPy or torch, too: it is shifted and put into checkpoints
         if not 0 <= seed < 2**64:
             raise ArgumentError("seed", seed, "in 0..2**64 - 1")
         self.process_group = process_group

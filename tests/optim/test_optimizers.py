@@ -335,3 +335,14 @@ def test_seeds_are_drawn_from_torchs_generator():
     module(torch.arange(3)).sum().backward()
     big.step()
     assert np.uint64(big.param_groups[0]["seed"]) == np.uint64(2**64 - 1)
+
+
+def test_a_seed_is_an_integer_of_any_library():
+    module = PackedEmbeddingBag(3, 32)
+    for seed in (7, np.uint64(7), torch.tensor(7)):
+        optimizer = CounterSGD([module.anchor], 0.1, seed=seed)
+        assert optimizer.param_groups[0]["seed"] == 7
+        assert type(optimizer.param_groups[0]["seed"]) is int
+    for seed in (1.5, "7"):
+        with pytest.raises(packedbag.PackedBagError, match=f"seed is {seed!r}; it must be an integer"):
+            CounterSGD([module.anchor], 0.1, seed=seed)
