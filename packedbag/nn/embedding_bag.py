@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from packedbag.core.modes import get_mode
+from packedbag.core.modes import check_combination, get_mode
 from packedbag.nn.base import PackedModule
 from packedbag.ops.functional import reduce_bags
 
@@ -54,7 +54,14 @@ class PackedEmbeddingBag(PackedModule):
         device: Any = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        self.mode = get_mode(mode).name
+        check_combination(
+            get_mode(mode),
+            str(output_dtype or torch.float32).removeprefix("torch."),
+            weighted=False,
+            row_scale=scale == "row",
+            table_scale=scale == "table",
+        )
+        self.mode = mode
         self.include_last_offset = include_last_offset
         super().__init__(
             num_embeddings,

@@ -135,6 +135,8 @@ class PackedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for group in self.param_groups:  # schedulers and users write to groups
+            self.check_options(group)
         ranks = self._ranks()
         if ranks is None:
             self._refuse_non_finite()

@@ -75,7 +75,7 @@ class CounterSGD(PackedOptimizer):
     def check_options(self, group: dict[str, Any]) -> None:
         """Raise `ArgumentError` for an option of a parameter group that is not allowed."""
         super().check_options(group)
-        if group["bits"] not in self.allowed_bits:
+        if not hasattr(group["bits"], "__index__") or group["bits"] not in self.allowed_bits:
             first, last = self.allowed_bits[0], self.allowed_bits[-1]
             raise ArgumentError("bits", group["bits"], f"in {first}..{last}" if first < last else str(first))
         if group["adaptivity"] not in ADAPTIVITIES:

@@ -193,6 +193,18 @@ def test_a_damaged_state_is_refused_and_nothing_is_lost(name, value, message):
     train(model, [packed], [2])
 
 
+@pytest.mark.parametrize("rate", [-0.1, float("nan")])
+def test_a_rate_that_a_scheduler_made_impossible_is_refused_before_any_bit_changes(rate):
+    model = make_model()
+    packed, _ = make_optimizers(model)
+    train(model, [packed], range(1))
+    before = snapshot(model, packed)
+    packed.param_groups[0]["lr"] = rate
+    with pytest.raises(packedbag.PackedBagError, match="it must be a finite number >= 0"):
+        train(model, [packed], range(1))
+    assert_same(before, snapshot(model, packed))
+
+
 @pytest.mark.parametrize(("name", "value"), [("bits", 4), ("adaptivity", None)])
 def test_an_option_that_shapes_the_state_cannot_change_later(name, value):
     model = make_model()
@@ -285,6 +297,7 @@ def _resident(field):
         ({"lr": 0.1, "scale_lr": -2.0}, r"scale_lr is -2\.0; it must be a finite number >= 0\."),
         ({"lr": 0.1, "bits": 1}, r"bits is 1; it must be in 2\.\.8\."),
         ({"lr": 0.1, "bits": 9}, r"bits is 9; it must be in 2\.\.8\."),
+        ({"lr": 0.1, "bits": 8.0}, r"bits is 8\.0; it must be in 2\.\.8\."),
         ({"lr": 0.1, "adaptivity": "adam"}, r"adaptivity is 'adam'; it must be 'ema', 'adagrad' or None\."),
         ({"lr": 0.1, "seed": -1}, r"seed is -1; it must be in 0\.\.2\*\*64 - 1\."),
     ],
