@@ -12,6 +12,7 @@ from packedbag.core.bounds import check_bounds, check_padding_idx
 from packedbag.core.errors import ArgumentError, PackedBagError, ShapeError
 from packedbag.core.layout import check_embedding_dim, view_words, words_per_row
 from packedbag.nn.convert import clear_tail, mean_magnitude, write_words
+from packedbag.ops.functional import reduce_bags
 from packedbag.ops.memory import empty_table
 from packedbag.ops.packing import unpack
 from packedbag.ops.sink import GradientSink, sink_of
@@ -142,6 +143,29 @@ class PackedModule(torch.nn.Module):
         shown += [f"bounds={self.bounds!r}"] if self.bounds != "raise" else []
         return ", ".join(shown)
 
+    def _reduce(
+        self, indices: torch.Tensor, offsets: torch.Tensor | None, per_sample_weights: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return the bags of this table, (B, D); backward feeds its sink."""
+        if not torch.compiler.is_compiling() and torch.is_grad_enabled():
+            self._notice_ddp()
+        return reduce_bags(
+            self.words,
+            indices,
+            offsets,
+            per_sample_weights,
+            self.row_scale,
+            self.table_scale,
+            embedding_dim=self.embedding_dim,
+            mode=self.mode,
+            padding_idx=self.padding_idx,
+            include_last_offset=self.include_last_offset,
+            bounds=self.bounds,
+            output_dtype=self.output_dtype,
+            anchor=self.anchor,
+            handle=self._handle,
+        )
+
     def _set_scale_from(self, tensor: torch.Tensor) -> None:
         if self.scale is not None and self.scale_kind is not None:
             with torch.no_grad():
@@ -163,7 +187,7 @@ class PackedModule(torch.nn.Module):
             warnings.warn(
                 f"DistributedDataParallel sends the whole table of {type(self).__name__} ({self.nbytes} bytes) at "
                 f"every forward. Wrap the model with DistributedDataParallel(model, broadcast_buffers=False).",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _apply(self: Self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:

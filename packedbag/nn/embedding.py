@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from packedbag.nn.base import PackedModule
-from packedbag.ops.functional import as_single_bags, check_lookup_dtype, reduce_bags
+from packedbag.ops.functional import as_single_bags, check_lookup_dtype
 
 
 class PackedEmbedding(PackedModule):
@@ -52,22 +52,5 @@ class PackedEmbedding(PackedModule):
 
     def forward(self, indices: torch.Tensor) -> torch.Tensor:
         """Return the rows, (*indices.shape, D); see the class."""
-        if not torch.compiler.is_compiling() and torch.is_grad_enabled():
-            self._notice_ddp()
-        out = reduce_bags(
-            self.words,
-            as_single_bags(indices),
-            None,
-            None,
-            self.row_scale,
-            self.table_scale,
-            embedding_dim=self.embedding_dim,
-            mode="sum",
-            padding_idx=self.padding_idx,
-            include_last_offset=False,
-            bounds=self.bounds,
-            output_dtype=self.output_dtype,
-            anchor=self.anchor,
-            handle=self._handle,
-        )
+        out = self._reduce(as_single_bags(indices), None, None)
         return out.view(*indices.shape, self.embedding_dim)

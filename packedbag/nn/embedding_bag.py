@@ -8,7 +8,6 @@ import torch
 
 from packedbag.core.modes import check_combination, get_mode
 from packedbag.nn.base import PackedModule
-from packedbag.ops.functional import reduce_bags
 
 
 class PackedEmbeddingBag(PackedModule):
@@ -81,21 +80,4 @@ class PackedEmbeddingBag(PackedModule):
         per_sample_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the reduced bags, (B, D); see the class."""
-        if not torch.compiler.is_compiling() and torch.is_grad_enabled():
-            self._notice_ddp()
-        return reduce_bags(
-            self.words,
-            indices,
-            offsets,
-            per_sample_weights,
-            self.row_scale,
-            self.table_scale,
-            embedding_dim=self.embedding_dim,
-            mode=self.mode,
-            padding_idx=self.padding_idx,
-            include_last_offset=self.include_last_offset,
-            bounds=self.bounds,
-            output_dtype=self.output_dtype,
-            anchor=self.anchor,
-            handle=self._handle,
-        )
+        return self._reduce(indices, offsets, per_sample_weights)

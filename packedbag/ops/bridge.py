@@ -32,3 +32,26 @@ def csr_offsets(offsets: torch.Tensor, num_indices: int, *, include_last_offset:
     """Return checked offsets (B + 1,) int64 on the device of ``offsets``."""
     checked = bounded_offsets(offsets.cpu().numpy(), num_indices, include_last_offset=include_last_offset)
     return torch.from_numpy(np.ascontiguousarray(checked)).to(offsets.device)
+
+
+def kept_entries(
+    backend: Backend,
+    indices: torch.Tensor,
+    offsets: torch.Tensor | None,
+    *,
+    num_embeddings: int,
+    padding_idx: int,
+    include_last_offset: bool,
+    bounds: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return rows (K,), positions (K,) and offsets (B + 1,) of the entries that are kept: `Backend.keep`."""
+    if offsets is not None:
+        offsets = csr_offsets(offsets, indices.numel(), include_last_offset=include_last_offset)
+    rows, positions, starts = backend.keep(
+        to_backend(backend, indices.contiguous()),
+        to_backend(backend, offsets),
+        num_embeddings=num_embeddings,
+        padding_idx=padding_idx,
+        bounds=bounds,
+    )
+    return to_torch(rows), to_torch(positions), to_torch(starts)

@@ -13,7 +13,7 @@ import torch
 from packedbag.backends.registry import select
 from packedbag.core.errors import IndexRangeError
 from packedbag.core.layout import words_per_row
-from packedbag.ops.bridge import csr_offsets, to_backend, to_torch
+from packedbag.ops.bridge import csr_offsets, kept_entries, to_backend, to_torch
 from packedbag.ops.sink import get_sink
 
 _BAGS = (
@@ -97,20 +97,23 @@ def weight_gradient(
     For entry i of bag b: ``dot(grad_out[b], r_i) * s_i``, divided by the bag's length for "mean"; 0 for
     entries that were dropped.
     """
-    indices = indices.contiguous()
-    if offsets is not None:
-        offsets = csr_offsets(offsets, indices.numel(), include_last_offset=include_last_offset)
     backend = select(words.device.type)
-    flat, ends, scale = (to_backend(backend, t) for t in (indices, offsets, row_scale))
-    kept = backend.keep(flat, ends, num_embeddings=words.shape[0], padding_idx=padding_idx, bounds=bounds)
-    rows, positions, starts = map(to_torch, kept)
+    rows, positions, starts = kept_entries(
+        backend,
+        indices,
+        offsets,
+        num_embeddings=words.shape[0],
+        padding_idx=padding_idx,
+        include_last_offset=include_last_offset,
+        bounds=bounds,
+    )
     lengths = starts.diff()
     bags = torch.repeat_interleave(lengths)
     counts = lengths.to(torch.float32) if mode == "mean" else None
     values = backend.weight_gradient(
         *(to_backend(backend, t) for t in (words, rows, bags, grad_out.to(torch.float32).contiguous())),
         embedding_dim=embedding_dim,
-        row_scale=scale,
+        row_scale=to_backend(backend, row_scale),
         counts=to_backend(backend, counts),
     )
     result = torch.zeros(indices.numel(), dtype=torch.float32, device=words.device)

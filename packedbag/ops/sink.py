@@ -16,7 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from packedbag.backends.registry import select
 from packedbag.core.errors import DeletedModuleError, ReplacedAnchorError
-from packedbag.ops.bridge import csr_offsets, to_backend, to_torch
+from packedbag.ops.bridge import kept_entries, to_backend, to_torch
 
 #: What one backward call adds to the anchor's gradient: small, so that gradient norms do not see it.
 CALL = 2.0**-20
@@ -150,17 +150,15 @@ class GradientSink:
         self._forget_abandoned(source.anchor)
         words = source.words
         backend = select(words.device.type)
-        indices = indices.contiguous()
-        if offsets is not None:
-            offsets = csr_offsets(offsets, indices.numel(), include_last_offset=source.include_last_offset)
-        kept = backend.keep(
-            to_backend(backend, indices),
-            to_backend(backend, offsets),
+        rows, positions, starts = kept_entries(
+            backend,
+            indices,
+            offsets,
             num_embeddings=source.num_embeddings,
             padding_idx=-1 if source.padding_idx is None else source.padding_idx,
+            include_last_offset=source.include_last_offset,
             bounds=source.bounds,
         )
-        rows, positions, starts = map(to_torch, kept)
         lengths = starts.diff()
         columns = None
         if source.mode == "max":
