@@ -207,6 +207,10 @@ class PackedModule(torch.nn.Module):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        anchor = state["_parameters"]["anchor"]
+        if sink_of(anchor) is not None:  # copy.copy shares the bits with a living module, whose anchor stays its own
+            own = torch.nn.Parameter(anchor.detach().clone(), requires_grad=anchor.requires_grad)
+            state = {**state, "_parameters": {**state["_parameters"], "anchor": own}}
         super().__setstate__(state)
         self._link()
 

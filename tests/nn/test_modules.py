@@ -142,6 +142,15 @@ def test_copies_are_independent_and_their_anchors_lead_to_them(kind, scale):
     assert trains(module)
 
 
+def test_a_shallow_copy_shares_the_bits_and_both_still_train():
+    module = PackedEmbeddingBag(V, D)
+    other = copy.copy(module)
+    assert other.words is module.words
+    assert other.anchor is not module.anchor
+    assert trains(module)
+    assert trains(other)
+
+
 def test_a_copied_model_keeps_shared_tables_shared():
     model = torch.nn.ModuleList([PackedEmbeddingBag(V, D)])
     model.append(model[0])
