@@ -23,6 +23,10 @@ class Entry:
     devices: tuple[str, ...]  # () is every device
     arrays: str
 
+    def serves(self, kind: str) -> bool:
+        """Return whether it is made for devices of this ``kind``, such as "cpu"."""
+        return not self.devices or kind in self.devices
+
 
 #: In order of preference. A backend is one row here and one file beside this one.
 REGISTRY: dict[str, Entry] = {
@@ -46,9 +50,7 @@ def missing(name: str) -> str | None:
 def available(device: str = "cpu") -> tuple[str, ...]:
     """Return the names of the backends that can run on ``device`` ("cpu", "cuda", ...), best first."""
     kind = str(device).split(":")[0]
-    return tuple(
-        name for name, entry in REGISTRY.items() if (not entry.devices or kind in entry.devices) and not missing(name)
-    )
+    return tuple(name for name, entry in REGISTRY.items() if entry.serves(kind) and not missing(name))
 
 
 @functools.cache
@@ -78,15 +80,10 @@ def select(device: str = "cpu", *, arrays: str | None = None) -> Backend:
 def _select(kind: str, arrays: str | None, forced: str | None) -> Backend:
     if forced:
         backend = get(forced)
-        devices = REGISTRY[forced].devices
-        if devices and kind not in devices:
+        if not REGISTRY[forced].serves(kind):
             raise BackendError(forced, f"does not run on {kind!r}", ", ".join(available(kind)) or "none")
         return backend
-    serving = [
-        name
-        for name, entry in REGISTRY.items()
-        if arrays in (None, entry.arrays) and (not entry.devices or kind in entry.devices)
-    ]
+    serving = [name for name, entry in REGISTRY.items() if arrays in (None, entry.arrays) and entry.serves(kind)]
     if not serving:
         raise ArgumentError("device", repr(kind), f"'cpu' for arrays={arrays!r}")
     # One after another: to ask about a backend of torch imports torch, which a NumPy user need not have.
