@@ -3,7 +3,6 @@
 import copy
 import io
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import packedbag
 from packedbag import PackedEmbedding, PackedEmbeddingBag
 from packedbag.backends import available
 from packedbag.optim import BitFlip, CounterSGD, packed_parameters
+from packedbag.report import memory
 from tests.optim.problems import D, V, assert_same, batch, make_model, make_optimizers, snapshot, train
 
 
@@ -265,10 +265,7 @@ def test_tail_bits_stay_zero_in_words_and_planes():
         assert not (packed.state[model[name].anchor]["planes"][:, -1] & tail).any()
 
 
-CLEAR_PEAK = Path("/proc/self/clear_refs")
-
-
-@pytest.mark.skipif(not CLEAR_PEAK.exists(), reason="measures the peak through Linux's /proc")
+@pytest.mark.skipif(not memory.CLEAR.exists(), reason="measures the peak through Linux's /proc")
 @pytest.mark.parametrize("name", [name for name in available("cpu") if name != "reference"])
 def test_a_step_needs_no_memory_of_the_size_of_the_table(name, monkeypatch):
     monkeypatch.setenv("PACKEDBAG_BACKEND", name)
@@ -277,16 +274,10 @@ def test_a_step_needs_no_memory_of_the_size_of_the_table(name, monkeypatch):
     indices = torch.randint(0, 1_000_000, (256, 20))
     for _ in range(2):
         module(indices).sum().backward()
-        before = _resident("VmRSS")
-        CLEAR_PEAK.write_text("5")
+        before = memory.resident_bytes()
+        assert memory.reset_peak()
         optimizer.step()
-    assert _resident("VmHWM") - before < 100 << 20
-
-
-def _resident(field):
-    """Return a figure of this process's resident memory in bytes."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) << 10
+    assert memory.peak_bytes() - before < 100 << 20
 
 
 @pytest.mark.parametrize(
