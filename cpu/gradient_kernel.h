@@ -38,42 +38,53 @@ struct Contribution {
     }
 };
 
+// Whether the sums are of gradients without factors of their own.
+inline bool plain(const pb_sum_rows_args& args) {
+    return !(args.weights || args.scale || args.counts || args.columns);
+}
+
+// Ask for the gradient of occurrence `at`, if there is one.
+[[gnu::always_inline]] inline void fetch_gradient(const pb_sum_rows_args& args, int64_t at, int64_t final) {
+    if (at >= final) return;
+    int64_t bag = static_cast<const Index64*>(args.bags)[static_cast<const Index64*>(args.order)[at]];
+    const Float* later = static_cast<const Float*>(args.grad) + bag * args.dim;
+    for (int64_t j = 0; j < args.dim; j += 16) __builtin_prefetch(later + j);
+}
+
 template <bool Plain>
-void sum_rows(const pb_sum_rows_args& args, int64_t first, int64_t last) {
-    const Index64* bags = static_cast<const Index64*>(args.bags);
+inline void sum_row(const pb_sum_rows_args& args, int64_t u, Float* out) {
     const Index64* order = static_cast<const Index64*>(args.order);
     const Index64* starts = static_cast<const Index64*>(args.starts);
     const Lanes factor = splat(static_cast<float>(args.factor));
-    const int64_t width = (args.dim + 31) / 32, final = starts[last];
-    for (int64_t u = first; u < last; ++u) {
-        int64_t begin = starts[u], end = starts[u + 1];
-        if (begin + SOON < final) {
-            const Float* later = static_cast<const Float*>(args.grad) + bags[order[begin + SOON]] * args.dim;
-            for (int64_t j = 0; j < args.dim; j += 16) __builtin_prefetch(later + j);
+    const int64_t width = (args.dim + 31) / 32, begin = starts[u], end = starts[u + 1];
+    if (end - begin == 1) {  // as most rows: a run of one, summed from 0
+        Contribution<Plain> only_one(args, u, order[begin]);
+        for (int64_t word = 0; word < width; ++word)
+            store(out + word * 32, (zeros() + only_one(word)) * factor, args.dim - word * 32);
+        return;
+    }
+    for (int64_t word = 0; word < width; ++word) {
+        Lanes total = zeros();
+        for (int64_t run = begin; run < end; run += RUN_OCCURRENCES) {
+            int64_t stop = run + RUN_OCCURRENCES < end ? run + RUN_OCCURRENCES : end;
+            Lanes partial = zeros();
+            for (int64_t i = run; i < stop; ++i) partial = partial + Contribution<Plain>(args, u, order[i])(word);
+            total = total + partial;
         }
-        Float* out = static_cast<Float*>(args.out) + u * args.dim;
-        if (end - begin == 1) {  // as most rows: a run of one, summed from 0
-            Contribution<Plain> only_one(args, u, order[begin]);
-            for (int64_t word = 0; word < width; ++word)
-                store(out + word * 32, (zeros() + only_one(word)) * factor, args.dim - word * 32);
-            continue;
-        }
-        for (int64_t word = 0; word < width; ++word) {
-            Lanes total = zeros();
-            for (int64_t run = begin; run < end; run += RUN_OCCURRENCES) {
-                int64_t stop = run + RUN_OCCURRENCES < end ? run + RUN_OCCURRENCES : end;
-                Lanes partial = zeros();
-                for (int64_t i = run; i < stop; ++i) partial = partial + Contribution<Plain>(args, u, order[i])(word);
-                total = total + partial;
-            }
-            store(out + word * 32, total * factor, args.dim - word * 32);
-        }
+        store(out + word * 32, total * factor, args.dim - word * 32);
     }
 }
 
+inline void sum_row(const pb_sum_rows_args& args, int64_t u, Float* out) {
+    plain(args) ? sum_row<true>(args, u, out) : sum_row<false>(args, u, out);
+}
+
 void sum_rows_kernel(const pb_sum_rows_args& args, int64_t first, int64_t last) {
-    if (args.weights || args.scale || args.counts || args.columns) sum_rows<false>(args, first, last);
-    else sum_rows<true>(args, first, last);
+    const Index64* starts = static_cast<const Index64*>(args.starts);
+    for (int64_t u = first; u < last; ++u) {
+        fetch_gradient(args, starts[u] + SOON, starts[last]);
+        sum_row(args, u, static_cast<Float*>(args.out) + u * args.dim);
+    }
 }
 
 void row_dot_kernel(const pb_row_dot_args& args, int64_t first, int64_t last) {

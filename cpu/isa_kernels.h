@@ -9,6 +9,6 @@
     namespace packedbag {                                                                                 \
     int isa##_usable();                                                                                   \
     extern const Kernels isa##_kernels;                                                                   \
-    const Kernels isa##_kernels = {#isa,           isa##_usable,   bag_kernel,                            \
-                                   sum_rows_kernel, row_dot_kernel, counter_update_kernel};               \
+    const Kernels isa##_kernels = {#isa,           isa##_usable,          bag_kernel,         sum_rows_kernel, \
+                                   row_dot_kernel, counter_update_kernel, counter_step_kernel};               \
     }

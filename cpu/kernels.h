@@ -24,6 +24,9 @@ struct Indices64 {
     int64_t operator[](int64_t i) const { return at[i]; }
 };
 
+// Rows of more columns need a buffer from the heap for their summed gradients.
+constexpr int64_t STEP_COLUMNS = 2048;
+
 struct BagCall : pb_bag_args {
     int64_t width;  // W
     int64_t total;  // indices that lie in bags
@@ -39,6 +42,7 @@ struct Kernels {
     void (*sum_rows)(const pb_sum_rows_args&, int64_t first, int64_t last);
     void (*row_dot)(const pb_row_dot_args&, int64_t first, int64_t last);
     void (*counter_update)(const pb_counter_update_args&, int64_t first, int64_t last);
+    void (*counter_step)(const pb_counter_step_args&, int64_t first, int64_t last, float* wide);
 };
 
 // The row `isa` of the table in dispatch.cpp.

@@ -16,7 +16,7 @@
 #endif
 
 // Raised with every change of a struct or of a function below; Python refuses another number.
-#define PB_ABI_VERSION 1
+#define PB_ABI_VERSION 2
 
 enum { PB_SUM = 0, PB_MEAN = 1, PB_MAJORITY = 2, PB_MAX = 3 };
 enum { PB_FLOAT32 = 0, PB_FLOAT16 = 1, PB_BFLOAT16 = 2, PB_INT32 = 3, PB_PACKED = 4 };
@@ -110,6 +110,12 @@ typedef struct {
     int64_t step, table;
 } pb_counter_update_args;
 
+// The distinct rows of both parts are the same; `sum.out` and `update.grad` are not used.
+typedef struct {
+    pb_sum_rows_args sum;
+    pb_counter_update_args update;
+} pb_counter_step_args;
+
 PB_EXPORT int64_t pb_abi_version(void);
 
 // Rows of the dispatch table, best first. `pb_isa_name` is null past the end.
@@ -126,6 +132,8 @@ PB_EXPORT int64_t pb_merge(const pb_merge_args* args);
 PB_EXPORT void pb_sum_rows(const pb_sum_rows_args* args);
 PB_EXPORT void pb_row_dot(const pb_row_dot_args* args);
 PB_EXPORT void pb_counter_update(const pb_counter_update_args* args);
+// Both in one pass. Returns PB_DONE, or PB_OUT_OF_MEMORY before anything has changed.
+PB_EXPORT int64_t pb_counter_step(const pb_counter_step_args* args);
 
 // Ask the kernel to back the whole pages inside a buffer with huge pages. Returns 1 if it accepted, else 0.
 PB_EXPORT int64_t pb_advise_huge_pages(const void* data, int64_t bytes);

@@ -100,11 +100,11 @@ template <int BITS>
 }
 
 template <int BITS>
-void update_units_of(const UpdatePlan& plan, const Unit* units, int count) {
+void update_units_of(const UpdatePlan& plan, const Unit* units, int64_t count) {
     __m256i halves[2 * UNITS];
     random_halves(plan, units, halves);
     constexpr float limit = 1 << BITS;
-    for (int i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < count; ++i) {
         const Unit& unit = units[i];
         const float* grad = reinterpret_cast<const float*>(unit.grad);
         alignas(32) float last[32];
@@ -131,17 +131,13 @@ void update_units_of(const UpdatePlan& plan, const Unit* units, int count) {
     }
 }
 
-inline void update_units(const UpdatePlan& plan, const Unit* units, int count) {
-    switch (plan.bits) {
-        case 1: return update_units_of<1>(plan, units, count);
-        case 2: return update_units_of<2>(plan, units, count);
-        case 3: return update_units_of<3>(plan, units, count);
-        case 4: return update_units_of<4>(plan, units, count);
-        case 5: return update_units_of<5>(plan, units, count);
-        case 6: return update_units_of<6>(plan, units, count);
-        case 7: return update_units_of<7>(plan, units, count);
-        default: return update_units_of<8>(plan, units, count);
-    }
+template <int BITS>
+void update_batch_of(const UpdatePlan& plan, const Unit* units, int64_t count) {
+    for (int64_t i = 0; i < count; i += UNITS) update_units_of<BITS>(plan, units + i, count - i < UNITS ? count - i : UNITS);
+}
+
+inline void update_units(const UpdatePlan& plan, const Unit* units, int64_t count) {
+    PB_FOR_BITS(plan.bits, update_batch_of, plan, units, count)
 }
 
 }  // namespace

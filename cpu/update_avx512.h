@@ -8,6 +8,8 @@
 namespace packedbag {
 namespace {
 
+constexpr int XOR3 = 0x96;  // of a ternary logic instruction
+
 // The high and low halves of a product, a round later: value is in the low 32 bits of each 64-bit lane, and what
 // stands above it is never read, which saves the masking.
 struct Philox512 {
@@ -16,7 +18,6 @@ struct Philox512 {
     [[gnu::always_inline]] void round(uint32_t key0, uint32_t key1) {
         __m512i a = _mm512_mul_epu32(c0, _mm512_set1_epi32(static_cast<int>(PHILOX_M0)));
         __m512i b = _mm512_mul_epu32(c2, _mm512_set1_epi32(static_cast<int>(PHILOX_M1)));
-        constexpr int XOR3 = 0x96;
         c0 = _mm512_ternarylogic_epi32(_mm512_srli_epi64(b, 32), c1, _mm512_set1_epi32(static_cast<int>(key0)), XOR3);
         c2 = _mm512_ternarylogic_epi32(_mm512_srli_epi64(a, 32), c3, _mm512_set1_epi32(static_cast<int>(key1)), XOR3);
         c1 = b;
@@ -25,57 +26,122 @@ struct Philox512 {
 };
 
 inline __m512i join(__m512i even, __m512i odd) {
-    return _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+    return _mm512_mask_shuffle_epi32(even, 0xAAAA, odd, _MM_PERM_CCAA);
 }
 
-inline __m512i four(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-    return _mm512_broadcast_i32x4(
-        _mm_set_epi32(static_cast<int>(d), static_cast<int>(c), static_cast<int>(b), static_cast<int>(a)));
+// Philox of 8 counters, one in the low half of each 64-bit lane: lane 2q + i works for columns 8q..8q+7 of unit i
+// of two. The first three rounds multiply what is the same for all columns of a row, or for all rows, only once.
+// The arguments hold a value for each of the two units.
+[[gnu::always_inline]] inline Philox512 philox(const UpdatePlan& plan, __m128i row, __m128i block) {
+    const __m128i m0 = _mm_set1_epi32(static_cast<int>(PHILOX_M0)), m1 = _mm_set1_epi32(static_cast<int>(PHILOX_M1));
+    const __m512i q = _mm512_set_epi64(3, 3, 2, 2, 1, 1, 0, 0);
+    uint64_t step = uint64_t{PHILOX_M1} * plan.step;
+    auto both = [](uint32_t x) { return _mm_set1_epi64x(x); };
+    auto all = [](__m128i x) { return _mm512_broadcast_i64x2(x); };
+    __m128i a = _mm_mul_epu32(row, m0);
+    __m128i c0 = _mm_xor_si128(_mm_srli_epi64(row, 32), both(static_cast<uint32_t>(step >> 32) ^ plan.key0[0]));
+    __m128i c2 = _mm_ternarylogic_epi32(_mm_srli_epi64(a, 32), block, both(plan.key1[0]), XOR3);
+    __m128i a2 = _mm_mul_epu32(c0, m0);
+    __m512i b2 = _mm512_mul_epu32(_mm512_xor_si512(all(c2), q), all(m1));
+    c2 = _mm_ternarylogic_epi32(_mm_srli_epi64(a2, 32), a, both(plan.key1[1]), XOR3);
+    __m128i b3 = _mm_mul_epu32(c2, m1);
+    __m512i second = _mm512_set1_epi64(static_cast<uint32_t>(step) ^ plan.key0[1]);
+    __m512i a3 = _mm512_mul_epu32(_mm512_xor_si512(_mm512_srli_epi64(b2, 32), second), all(m0));
+    Philox512 r;
+    r.c0 = _mm512_xor_si512(all(_mm_xor_si128(_mm_srli_epi64(b3, 32), both(plan.key0[2]))), b2);
+    r.c1 = all(b3);
+    r.c2 = _mm512_xor_si512(_mm512_srli_epi64(a3, 32), all(_mm_xor_si128(a2, both(plan.key1[2]))));
+    r.c3 = a3;
+    return r;
 }
 
-// 16 random bits a column: halves[u] holds those of unit u. Lane 4q + u works for columns 8q..8q+7 of unit u,
-// which the 4 x 4 transposition inside each 128-bit lane then brings into column order.
-inline void random_halves(const UpdatePlan& plan, const Unit* units, __m512i* halves) {
-    uint32_t low[UNITS], high[UNITS], block[UNITS];
-    for (int u = 0; u < UNITS; ++u) {
-        low[u] = static_cast<uint32_t>(units[u].row);
-        high[u] = static_cast<uint32_t>(units[u].row >> 32);
-        block[u] = plan.table | static_cast<uint32_t>(units[u].word * 4);
+// The Philox counters of four units: lane 4q + u works for columns 8q..8q+7 of unit u, the lanes of units 0 and 2
+// in `even`, those of 1 and 3 in `odd`.
+struct Streams {
+    Philox512 even, odd;
+
+    [[gnu::always_inline]] Streams(const UpdatePlan& plan, const Unit* units) {
+        auto pair = [](uint64_t a, uint64_t b) { return _mm_set_epi64x(static_cast<int64_t>(b), static_cast<int64_t>(a)); };
+        auto block = [&](int u) { return plan.table | static_cast<uint32_t>(units[u].word * 4); };
+        even = philox(plan, pair(units[0].row, units[2].row), pair(block(0), block(2)));
+        odd = philox(plan, pair(units[1].row, units[3].row), pair(block(1), block(3)));
     }
-    const __m512i q = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
-    Philox512 even;
-    even.c0 = four(low[0], low[1], low[2], low[3]);
-    even.c1 = four(high[0], high[1], high[2], high[3]);
-    even.c2 = _mm512_set1_epi32(static_cast<int>(plan.step));
-    even.c3 = _mm512_or_si512(four(block[0], block[1], block[2], block[3]), q);
-    Philox512 odd = {_mm512_srli_epi64(even.c0, 32), _mm512_srli_epi64(even.c1, 32), even.c2,
-                     _mm512_srli_epi64(even.c3, 32)};
+    [[gnu::always_inline]] void round(uint32_t key0, uint32_t key1) {
+        even.round(key0, key1);
+        odd.round(key0, key1);
+    }
+    // 16 random bits a column: halves[u] holds those of unit u, brought into column order by the 4 x 4 transposition
+    // inside each 128-bit lane.
+    [[gnu::always_inline]] void store(__m512i* halves) const {
+        __m512i c0 = join(even.c0, odd.c0), c1 = join(even.c1, odd.c1);
+        __m512i c2 = join(even.c2, odd.c2), c3 = join(even.c3, odd.c3);
+        __m512i a = _mm512_unpacklo_epi32(c0, c1), b = _mm512_unpackhi_epi32(c0, c1);
+        __m512i c = _mm512_unpacklo_epi32(c2, c3), d = _mm512_unpackhi_epi32(c2, c3);
+        halves[0] = _mm512_unpacklo_epi64(a, c);
+        halves[1] = _mm512_unpackhi_epi64(a, c);
+        halves[2] = _mm512_unpacklo_epi64(b, d);
+        halves[3] = _mm512_unpackhi_epi64(b, d);
+    }
+};
+
+// The random halfwords of a batch. Two groups of units go together: the rounds of one alone leave the multipliers idle
+// a third of the time.
+[[gnu::always_inline]] inline void random_halves(const UpdatePlan& plan, const Unit* units, __m512i* halves) {
+    Streams low(plan, units), high(plan, units + UNITS);
 #pragma GCC unroll 10
-    for (int r = 0; r < PHILOX_ROUNDS; ++r) {
-        even.round(plan.key0[r], plan.key1[r]);
-        odd.round(plan.key0[r], plan.key1[r]);
+    for (int r = 3; r < PHILOX_ROUNDS; ++r) {
+        low.round(plan.key0[r], plan.key1[r]);
+        high.round(plan.key0[r], plan.key1[r]);
     }
-    __m512i c0 = join(even.c0, odd.c0), c1 = join(even.c1, odd.c1);
-    __m512i c2 = join(even.c2, odd.c2), c3 = join(even.c3, odd.c3);
-    __m512i a = _mm512_unpacklo_epi32(c0, c1), b = _mm512_unpackhi_epi32(c0, c1);
-    __m512i c = _mm512_unpacklo_epi32(c2, c3), d = _mm512_unpackhi_epi32(c2, c3);
-    halves[0] = _mm512_unpacklo_epi64(a, c);
-    halves[1] = _mm512_unpackhi_epi64(a, c);
-    halves[2] = _mm512_unpacklo_epi64(b, d);
-    halves[3] = _mm512_unpackhi_epi64(b, d);
+    low.store(halves);
+    high.store(halves + UNITS);
 }
 
-// How far 16 counters move, saturated to a byte, and whether up.
-inline __m128i moves(__m512 g, float rate, float limit, __m256i halves, uint32_t* up) {
+// P, the float32 steps of 16 counters in units of 2^-16, rounded to an integer, halves down. n of DESIGN 2.1,
+// trunc(t) + (h + 0.5 < 65536 * (t - trunc(t))), is (P + 65535 - h) >> 16, without its float arithmetic. Rounding the
+// difference up, as well as the result, keeps it exact. `rate` is 2^16 times the rate.
+inline __m512i quanta(__m512 rate, __m512 g, __m512 limit) {
+    constexpr int SMALLER_WITHOUT_SIGN = 0x0A, UP = _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC;
+    __m512 size = _mm512_range_ps(_mm512_mul_ps(rate, g), limit, SMALLER_WITHOUT_SIGN);
+    return _mm512_cvt_roundps_epi32(_mm512_sub_round_ps(size, _mm512_set1_ps(0.5f), UP), UP);
+}
+
+// For gradients and rates of any size: infinite ones, and products that have no direction. 16 counters.
+inline __m512i wild_distances(float rate, __m512 g, __m256i halves, int bits) {
     __m512 x = _mm512_mul_ps(_mm512_set1_ps(rate), g);
     __mmask16 number = _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q);  // sums that overflowed both ways have no direction
-    __m512 size = _mm512_maskz_min_ps(number, _mm512_abs_ps(x), _mm512_set1_ps(limit));
+    __m512 limit = _mm512_set1_ps(static_cast<float>((1 << bits) - 1));
+    __m512 size = _mm512_maskz_min_ps(number, _mm512_abs_ps(x), limit);
     __m512i n = _mm512_cvttps_epi32(size);
     __m512 rest = _mm512_mul_ps(_mm512_set1_ps(65536.0f), _mm512_sub_ps(size, _mm512_cvtepi32_ps(n)));
     __m512 h = _mm512_add_ps(_mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(halves)), _mm512_set1_ps(0.5f));
-    n = _mm512_mask_sub_epi32(n, _mm512_cmp_ps_mask(h, rest, _CMP_LT_OQ), n, _mm512_set1_epi32(-1));
-    *up = _mm512_movepi32_mask(_mm512_castps_si512(x));
-    return _mm512_cvtusepi32_epi8(n);
+    return _mm512_mask_sub_epi32(n, _mm512_cmp_ps_mask(h, rest, _CMP_LT_OQ), n, _mm512_set1_epi32(-1));
+}
+
+// How far the 32 counters of a word move, in halfwords, at most 2^bits - 1, which takes any counter from end to
+// end; and which of them move up.
+[[gnu::always_inline]] inline __m512i distances(const Unit& unit, __m512i halves, int bits, uint32_t* up) {
+    const __m512i zero = _mm512_setzero_si512();
+    uint32_t tail = unit_tail(unit);
+    // A masked load reads nothing behind the row's last float.
+    __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(tail), unit.grad);
+    __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(tail >> 16), unit.grad + 16);
+    *up = _mm512_movepi32_mask(_mm512_castps_si512(low));
+    *up |= static_cast<uint32_t>(_mm512_movepi32_mask(_mm512_castps_si512(high))) << 16;
+    if (__builtin_expect(!unit.tame, 0)) {
+        __m512i a = wild_distances(unit.rate, low, _mm512_castsi512_si256(halves), bits);
+        __m512i b = wild_distances(unit.rate, high, _mm512_extracti64x4_epi64(halves, 1), bits);
+        return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(a)), _mm512_cvtepi32_epi16(b), 1);
+    }
+    __m512 rate = _mm512_set1_ps(unit.rate * 65536.0f);
+    __m512 limit = _mm512_set1_ps(static_cast<float>(((1 << bits) - 1) << 16));
+    // Columns 8q..8q+3 and 8q+4..8q+7 apart, as the halfwords are unpacked; packing brings them together again.
+    __m512i a = quanta(rate, _mm512_shuffle_f32x4(low, high, 0x88), limit);
+    __m512i b = quanta(rate, _mm512_shuffle_f32x4(low, high, 0xDD), limit);
+    halves = _mm512_xor_si512(halves, _mm512_set1_epi32(-1));
+    a = _mm512_srli_epi32(_mm512_add_epi32(a, _mm512_unpacklo_epi16(halves, zero)), 16);
+    b = _mm512_srli_epi32(_mm512_add_epi32(b, _mm512_unpackhi_epi16(halves, zero)), 16);
+    return _mm512_packs_epi32(a, b);
 }
 
 // Move the counters of one word: value v is held as v + 128 in a byte.
@@ -102,35 +168,21 @@ template <int BITS>
 }
 
 template <int BITS>
-void update_units_of(const UpdatePlan& plan, const Unit* units, int count) {
-    __m512i halves[UNITS];
+void update_units_of(const UpdatePlan& plan, const Unit* units, int64_t count) {
+    __m512i halves[BATCH];
     random_halves(plan, units, halves);
-    constexpr float limit = 1 << BITS;
-    for (int i = 0; i < count; ++i) {
+    uint32_t up[BATCH];
+    for (int64_t i = 0; i < count; ++i) halves[i] = distances(units[i], halves[i], BITS, &up[i]);
+    for (int64_t i = 0; i < count; ++i) {
         const Unit& unit = units[i];
-        uint32_t tail = unit_tail(unit), low_up, high_up;
-        // A masked load reads nothing behind the row's last float.
-        __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(tail), unit.grad);
-        __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(tail >> 16), unit.grad + 16);
-        __m128i a = moves(low, unit.rate, limit, _mm512_castsi512_si256(halves[i]), &low_up);
-        __m128i b = moves(high, unit.rate, limit, _mm512_extracti64x4_epi64(halves[i], 1), &high_up);
         int64_t at = static_cast<int64_t>(unit.row) * plan.width + unit.word;
-        move_word<BITS>(plan.words + at, plan.planes + at * (BITS - 1), _mm256_set_m128i(b, a),
-                        low_up | high_up << 16, tail);
+        move_word<BITS>(plan.words + at, plan.planes + at * (BITS - 1), _mm512_cvtepi16_epi8(halves[i]), up[i],
+                        unit_tail(unit));
     }
 }
 
-inline void update_units(const UpdatePlan& plan, const Unit* units, int count) {
-    switch (plan.bits) {
-        case 1: return update_units_of<1>(plan, units, count);
-        case 2: return update_units_of<2>(plan, units, count);
-        case 3: return update_units_of<3>(plan, units, count);
-        case 4: return update_units_of<4>(plan, units, count);
-        case 5: return update_units_of<5>(plan, units, count);
-        case 6: return update_units_of<6>(plan, units, count);
-        case 7: return update_units_of<7>(plan, units, count);
-        default: return update_units_of<8>(plan, units, count);
-    }
+inline void update_units(const UpdatePlan& plan, const Unit* units, int64_t count) {
+    PB_FOR_BITS(plan.bits, update_units_of, plan, units, count)
 }
 
 }  // namespace

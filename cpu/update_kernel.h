@@ -5,7 +5,7 @@
 #include <float.h>
 #include <math.h>
 
-#include "lanes.h"
+#include "gradient_kernel.h"
 #include "update_units.h"
 
 namespace packedbag {
@@ -14,16 +14,22 @@ namespace {
 constexpr uint32_t TOUCHES = 0xFF;  // low bits of a row's state word: how often it was touched
 constexpr uint32_t MAX_TOUCHES = 100;
 constexpr float EPSILON = 1e-8f;
-constexpr int64_t SOON_ROWS = 8;  // rows asked for ahead: a row takes about 0.1 us, as long as a miss
+constexpr int64_t BLOCK_ROWS = 16;  // worked on together, while the next as many are fetched: about 1 us
+constexpr int64_t BLOCK_FLOATS = STEP_COLUMNS;  // gradients of a block that have to be summed: 8 KB of L1
+constexpr float TAME_RATE = 0x1p40f;
 
-// Update a row's state word and return what to divide the rate by.
-inline float row_statistic(const pb_counter_update_args& args, uint32_t& state, const Float* grad) {
+// The mean of a row's squared gradients.
+inline float mean_square(const Float* grad, int64_t dim) {
     Lanes squares = zeros();
-    for (int64_t j = 0; j < args.dim; j += 32) {
-        Lanes g = load(grad + j, args.dim - j);
+    for (int64_t j = 0; j < dim; j += 32) {
+        Lanes g = load(grad + j, dim - j);
         squares = squares + g * g;
     }
-    float q = sum_lanes(squares) / static_cast<float>(args.dim);
+    return sum_lanes(squares) / static_cast<float>(dim);
+}
+
+// Update a row's state word and return what to divide the rate by.
+inline float row_statistic(const pb_counter_update_args& args, uint32_t& state, float q) {
     q = q < FLT_MAX ? q : FLT_MAX;  // the statistic stays finite whatever the gradient
     uint32_t touches = (state & TOUCHES) + 1 < MAX_TOUCHES ? (state & TOUCHES) + 1 : MAX_TOUCHES;
     uint32_t kept = state & ~TOUCHES;
@@ -48,40 +54,85 @@ inline float row_statistic(const pb_counter_update_args& args, uint32_t& state, 
     if (count) __builtin_prefetch(words + count - 1, 1);
 }
 
-void counter_update_kernel(const pb_counter_update_args& args, int64_t first, int64_t last) {
-    int64_t width = (args.dim + 31) / 32;
+// Update rows [first, last). gradient(u, slot) is where the gradient of row u stands, good until the slot, one of
+// `block`, is used again. Gradients, statistics and counters take turns, so that those of different rows overlap.
+template <class Gradient>
+[[gnu::always_inline]] inline void update_rows(const pb_counter_update_args& args, int64_t first, int64_t last,
+                                               int64_t block, const Gradient& gradient) {
+    const int64_t width = (args.dim + 31) / 32;
     const Index64* rows = static_cast<const Index64*>(args.rows);
-    const Float* grad = static_cast<const Float*>(args.grad);
     Word* states = static_cast<Word*>(args.row_state);
     Word* words = static_cast<Word*>(args.words);
     Word* planes = static_cast<Word*>(args.planes);
-    UpdatePlan plan(args);
-    Unit units[UNITS] = {};
-    int waiting = 0;
-    for (int64_t u = first; u < last; ++u) {
-        int64_t row = rows[u];
-        if (u + SOON_ROWS < last) {
-            int64_t later = rows[u + SOON_ROWS];
-            prefetch_write(words + later * width, width);
-            prefetch_write(planes + later * width * (args.bits - 1), width * (args.bits - 1));
-            if (states) __builtin_prefetch(states + later, 1);
+    const UpdatePlan plan(args);
+    const Float* grads[BLOCK_ROWS];
+    float rates[BLOCK_ROWS];
+    bool tame[BLOCK_ROWS];
+    auto fetch = [&](int64_t u) __attribute__((always_inline)) {
+        if (u >= last) return;
+        prefetch_write(words + rows[u] * width, width);
+        prefetch_write(planes + rows[u] * width * (args.bits - 1), width * (args.bits - 1));
+        if (states) __builtin_prefetch(states + rows[u], 1);
+    };
+    for (int64_t u = first; u < first + block; ++u) fetch(u);
+    for (int64_t start = first; start < last; start += block) {
+        const int64_t count = last - start < block ? last - start : block;
+        for (int64_t i = 0; i < count; ++i) grads[i] = gradient(start + i, i);
+        for (int64_t i = 0; i < count; ++i) {
+            float rate = static_cast<float>(args.rate), q = mean_square(grads[i], args.dim);
+            if (states) {
+                uint32_t state = states[rows[start + i]];
+                rate = rate / (sqrtf(row_statistic(args, state, q)) + EPSILON);
+                states[rows[start + i]] = state;
+            }
+            rates[i] = rate;
+            tame[i] = q < FLT_MAX && rate < TAME_RATE;
         }
-        const Float* g = grad + u * args.dim;
-        float rate = static_cast<float>(args.rate);
-        if (states) {
-            uint32_t state = states[row];
-            rate = rate / (sqrtf(row_statistic(args, state, g)) + EPSILON);
-            states[row] = state;
-        }
-        for (int64_t word = 0; word < width; ++word) {
-            units[waiting++] = {static_cast<uint64_t>(row), word, args.dim - word * 32, g + word * 32, rate};
-            if (waiting == UNITS) {
-                update_units(plan, units, UNITS);
-                waiting = 0;
+        Unit units[BATCH] = {};  // those behind the last hold rows of before, whose numbers nobody uses
+        int waiting = 0;
+        for (int64_t i = 0; i < count; ++i) {
+            fetch(start + block + i);
+            for (int64_t word = 0; word < width; ++word) {
+                units[waiting++] = {static_cast<uint64_t>(rows[start + i]), word, args.dim - word * 32,
+                                    grads[i] + word * 32, rates[i], tame[i]};
+                if (waiting == BATCH) {
+                    update_units(plan, units, BATCH);
+                    waiting = 0;
+                }
             }
         }
+        if (waiting) update_units(plan, units, waiting);
     }
-    if (waiting) update_units(plan, units, waiting);
+}
+
+void counter_update_kernel(const pb_counter_update_args& args, int64_t first, int64_t last) {
+    const Float* grad = static_cast<const Float*>(args.grad);
+    update_rows(args, first, last, BLOCK_ROWS, [&](int64_t u, int64_t) { return grad + u * args.dim; });
+}
+
+// `sum_rows` and `counter_update` in one pass: a block's gradients are summed while they are in L1, and a row that
+// occurred once, as most do, is updated from grad_out itself. `wide` has room for a row, or is null where
+// BLOCK_FLOATS are enough.
+void counter_step_kernel(const pb_counter_step_args& args, int64_t first, int64_t last, float* wide) {
+    const pb_sum_rows_args& sum = args.sum;
+    const int64_t dim = sum.dim;
+    alignas(64) float near[BLOCK_FLOATS];
+    Float* sums = wide ? wide : near;
+    int64_t block = wide ? 1 : BLOCK_FLOATS / dim;
+    block = block < BLOCK_ROWS ? block : BLOCK_ROWS;
+    const Index64* bags = static_cast<const Index64*>(sum.bags);
+    const Index64* order = static_cast<const Index64*>(sum.order);
+    const Index64* starts = static_cast<const Index64*>(sum.starts);
+    const Float* grad = static_cast<const Float*>(sum.grad);
+    const bool as_it_is = plain(sum) && static_cast<float>(sum.factor) == 1.0f;
+    const int64_t final = starts[last];
+    update_rows(args.update, first, last, block, [&](int64_t u, int64_t slot) -> const Float* {
+        fetch_gradient(sum, starts[u] + SOON, final);
+        // Adding to 0 changes nothing but the sign of a zero, which no step has.
+        if (as_it_is && starts[u + 1] - starts[u] == 1) return grad + bags[order[starts[u]]] * dim;
+        sum_row(sum, u, sums + slot * dim);
+        return sums + slot * dim;
+    });
 }
 
 }  // namespace

@@ -95,15 +95,19 @@ inline void move_word(Word* word, Word* planes, int bits, const uint8_t* distanc
     *word = sign & tail;
 }
 
-inline void update_units(const UpdatePlan& plan, const Unit* units, int count) {
+inline void update_group(const UpdatePlan& plan, const Unit* units, int64_t count) {
     uint16_t halves[UNITS][32];
     random_halves(plan, units, halves);
-    for (int i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < count; ++i) {
         uint8_t distance[32], up[32];
         moves(units[i], halves[i], static_cast<float>(1 << plan.bits), distance, up);
         int64_t at = static_cast<int64_t>(units[i].row) * plan.width + units[i].word;
         move_word(plan.words + at, plan.planes + at * (plan.bits - 1), plan.bits, distance, up, unit_tail(units[i]));
     }
+}
+
+inline void update_units(const UpdatePlan& plan, const Unit* units, int64_t count) {
+    for (int64_t i = 0; i < count; i += UNITS) update_group(plan, units + i, count - i < UNITS ? count - i : UNITS);
 }
 
 }  // namespace

@@ -6,8 +6,9 @@
 namespace packedbag {
 namespace {
 
-constexpr int UNITS = 4;            // words of 32 columns that one batch of random numbers serves
-constexpr int STREAMS = UNITS * 4;  // Philox counters in a batch: one gives 8 columns
+constexpr int UNITS = 4;            // words of 32 columns that one group of random numbers serves
+constexpr int64_t BATCH = 2 * UNITS;  // words that are handed over at once
+constexpr int STREAMS = UNITS * 4;  // Philox counters in a group: one gives 8 columns
 constexpr int PHILOX_ROUNDS = 10;
 constexpr uint32_t PHILOX_M0 = 0xD2511F53, PHILOX_M1 = 0xCD9E8D57;
 
@@ -17,6 +18,7 @@ struct Unit {
     int64_t word, columns;  // columns from this word on: 32 or more where it is full
     const Float* grad;
     float rate;
+    bool tame;  // no product of rate and gradient leaves float32's range, even 2^16 times as large
 };
 
 // What is the same for every word of an update.
@@ -43,6 +45,19 @@ struct UpdatePlan {
         }
     }
 };
+
+// Call a function template with the number of bits as its argument.
+#define PB_FOR_BITS(bits, function, ...)          \
+    switch (bits) {                               \
+        case 1: return function<1>(__VA_ARGS__);  \
+        case 2: return function<2>(__VA_ARGS__);  \
+        case 3: return function<3>(__VA_ARGS__);  \
+        case 4: return function<4>(__VA_ARGS__);  \
+        case 5: return function<5>(__VA_ARGS__);  \
+        case 6: return function<6>(__VA_ARGS__);  \
+        case 7: return function<7>(__VA_ARGS__);  \
+        default: return function<8>(__VA_ARGS__); \
+    }
 
 inline uint32_t unit_tail(const Unit& unit) {
     return unit.columns >= 32 ? UINT32_MAX : (uint32_t{1} << unit.columns) - 1;

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from packedbag.backends import native_library as lib
 from packedbag.backends.native_library import address
+from packedbag.backends.protocol import CounterRule, Factors
 from packedbag.core.errors import BackendError
 from packedbag.core.layout import words_per_row
 
@@ -304,6 +305,55 @@ class NativeCpu:
                 table,
             )
         )
+
+    def counter_step(
+        self,
+        words: Any,
+        planes: npt.NDArray[np.int32],
+        row_state: npt.NDArray[np.int32] | None,
+        rows: I64,
+        grad: F32,
+        bags: I64,
+        order: I64,
+        starts: I64,
+        *,
+        factors: Factors,
+        rule: CounterRule,
+    ) -> None:
+        """See `packedbag.backends.protocol.FusesCounterSteps`."""
+        done = self._library.pb_counter_step(
+            lib.COUNTER_STEP(
+                self._row,
+                address(grad),
+                grad.shape[1],
+                address(bags),
+                address(order),
+                address(starts),
+                len(rows),
+                address(factors["weights"]),
+                address(factors["scale"]),
+                address(factors["counts"]),
+                address(factors["columns"]),
+                factors["factor"],
+                0,
+                self._row,
+                address(words),
+                address(planes),
+                address(row_state),
+                rule["embedding_dim"],
+                address(rows),
+                len(rows),
+                0,
+                rule["bits"],
+                rule["rate"],
+                ADAPTIVITY[rule["adaptivity"]],
+                rule["seed"],
+                rule["step"],
+                rule["table"],
+            )
+        )
+        if done == OUT_OF_MEMORY:
+            raise MemoryError(f"no memory for a row of {grad.shape[1]} gradients")
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ FILE = "libpackedbag_cpu.so"
 #: A library to load instead of the installed one, for instance a build with sanitizers.
 ENVIRONMENT = "PACKEDBAG_NATIVE_LIBRARY"
 #: PB_ABI_VERSION of cpu/packedbag.h.
-ABI_VERSION = 1
+ABI_VERSION = 2
 NAME = "native_cpu"
 INSTALL = "pip install --force-reinstall --no-deps packedbag (from a checkout: pip install --no-deps -e .)"
 
@@ -35,6 +35,7 @@ MERGE = Struct("5q").pack
 SUM_ROWS = Struct("11qdq").pack
 ROW_DOT = Struct("10q").pack
 COUNTER_UPDATE = Struct("9qdqQ2q").pack
+COUNTER_STEP = Struct("11qdq" + "9qdqQ2q").pack
 
 
 def path() -> Path | None:
@@ -109,6 +110,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         ("pb_sum_rows", None),
         ("pb_row_dot", None),
         ("pb_counter_update", None),
+        ("pb_counter_step", ctypes.c_int64),
     ):
         function = getattr(library, name)
         function.argtypes, function.restype = [ctypes.c_char_p], result

@@ -7,7 +7,29 @@ unchecked; `Backend.bag` judges them by ``bounds`` in the pass that reads them. 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypedDict, runtime_checkable
+
+
+class Factors(TypedDict):
+    """What the gradient of an occurrence is multiplied by: arguments of `Backend.sum_rows`."""
+
+    weights: Any | None
+    scale: Any | None
+    counts: Any | None
+    columns: Any | None
+    factor: float
+
+
+class CounterRule(TypedDict):
+    """How counters change: arguments of `Backend.counter_update`."""
+
+    embedding_dim: int
+    bits: int
+    rate: float
+    adaptivity: str | None
+    seed: int
+    step: int
+    table: int
 
 
 class Backend(Protocol):
@@ -161,5 +183,32 @@ class Backend(Protocol):
             rate: ``float32(lr * 2 ** (bits - 1))``, exactly.
             adaptivity: "ema", "adagrad" or None.
             seed: 0 <= seed < 2^64; step: updates done before this one; table: position in the optimizer.
+        """
+        ...
+
+
+@runtime_checkable
+class FusesCounterSteps(Protocol):
+    """A backend that sums and updates in one pass, without the summed gradients ever standing in memory."""
+
+    def counter_step(
+        self,
+        words: Any,
+        planes: Any,
+        row_state: Any | None,
+        rows: Any,
+        grad: Any,
+        bags: Any,
+        order: Any,
+        starts: Any,
+        *,
+        factors: Factors,
+        rule: CounterRule,
+    ) -> None:
+        """Do `Backend.counter_update` with what `Backend.sum_rows` gives, to the same bits.
+
+        Args:
+            words, planes, row_state, rows: as in `Backend.counter_update`.
+            grad, bags, order: as in `Backend.sum_rows`; starts: (U + 1,) int64, those of ``rows``.
         """
         ...

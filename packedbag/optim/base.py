@@ -4,44 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from packedbag.backends.protocol import Backend
 from packedbag.backends.registry import select
 from packedbag.core.errors import ArgumentError, GradientError, PackedBagError, StateMismatchError
-from packedbag.ops.bridge import to_backend, to_torch
+from packedbag.ops.bridge import to_backend
 from packedbag.ops.sink import CALL, Gradients, GradientSink, check_anchor, sink_of
 from packedbag.optim.gather import checksum_of, gather
 from packedbag.optim.row_scale import update_row_scale
+from packedbag.optim.row_sums import RowSums
 from packedbag.optim.table_state import copy_of_loaded, fresh_state, keep_usable
-
-#: Gradient rows are summed and applied in pieces of this many bytes, so that a step's memory is bounded. 1 MB stays in
-#: the cache between the two; NumPy asks for huge pages from 4 MB on, and clearing them cost a quarter of the step.
-CHUNK_BYTES = 1 << 20
-
-
-@dataclass
-class TableStep:
-    """One table in one step: what `PackedOptimizer.update_rows` works on, in the backend's own arrays.
-
-    Attributes:
-        words: (V, W).
-        state: the arrays of `PackedOptimizer.new_state`.
-        options: the parameter group.
-        step: updates done before this one.
-        table: the table's position in the optimizer.
-    """
-
-    backend: Backend
-    words: Any
-    state: dict[str, Any]
-    embedding_dim: int
-    options: dict[str, Any]
-    step: int
-    table: int
+from packedbag.optim.table_step import TableStep
 
 
 class PackedOptimizer(torch.optim.Optimizer):
@@ -96,6 +71,11 @@ class PackedOptimizer(torch.optim.Optimizer):
     def update_rows(self, table: TableStep, rows: Any, grad: Any) -> None:
         """Update ``rows`` (U,), distinct, with their gradients (U, D) float32, in place."""
         raise NotImplementedError
+
+    def update_table(self, table: TableStep, sums: RowSums) -> None:
+        """Update all rows of ``sums`` in place: chunk by chunk, with `update_rows`."""
+        for chunk in sums.chunks():
+            self.update_rows(table, chunk.rows, chunk.total())
 
     # What torch calls --------------------------------------------------------------------------------------
 
@@ -259,26 +239,11 @@ class PackedOptimizer(torch.optim.Optimizer):
             step=group["step"],
             table=number,
         )
-        distinct, starts, order = backend.merge(to_backend(backend, gradients.rows))
-        grad, bags = to_backend(backend, gradients.grad), to_backend(backend, gradients.bags)
-        factors = {
-            "weights": to_backend(backend, gradients.weights),
-            "counts": to_backend(backend, gradients.counts),
-            "columns": to_backend(backend, gradients.columns),
-            "factor": factor,
-        }
-        scale = source.row_scale
-        chunk = max(1, CHUNK_BYTES // (4 * source.embedding_dim))
-        for start in range(0, len(distinct), chunk):
-            rows, part = distinct[start : start + chunk], starts[start : start + chunk + 1]
-            row_scale = None if scale is None else to_backend(backend, scale[to_torch(rows)])
-            row_grad = backend.sum_rows(grad, bags, order, part, scale=row_scale, **factors)
-            if scale is not None:
-                unscaled = backend.sum_rows(grad, bags, order, part, scale=None, **factors)
-                slope = to_torch(backend.row_dot(table.words, rows, unscaled, embedding_dim=source.embedding_dim))
-                rate = group["lr"] if group["scale_lr"] is None else group["scale_lr"]
-                update_row_scale(scale, state["scale_sum"], to_torch(rows), slope, float(rate))
-            self.update_rows(table, rows, row_grad)
+        sums = RowSums.of(backend, gradients, factor)
+        if source.row_scale is not None:
+            rate = group["lr"] if group["scale_lr"] is None else group["scale_lr"]
+            sums = update_row_scale(table, sums, source.row_scale, float(rate))
+        self.update_table(table, sums)
         # The backend wrote behind torch's back: a graph that saved the old bits must not be used any more.
         torch.autograd.graph.increment_version(words)
 

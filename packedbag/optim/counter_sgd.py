@@ -7,9 +7,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from packedbag.backends.protocol import CounterRule, FusesCounterSteps
 from packedbag.core.errors import ArgumentError
 from packedbag.ops.memory import empty_table
-from packedbag.optim.base import PackedOptimizer, TableStep
+from packedbag.optim.base import PackedOptimizer
+from packedbag.optim.row_sums import RowSums
+from packedbag.optim.table_step import TableStep
 
 ADAPTIVITIES = ("ema", "adagrad", None)
 
@@ -88,20 +91,32 @@ class CounterSGD(PackedOptimizer):
             state["row_state"] = empty_table(words.shape[:1], words.device).zero_()
         return state
 
+    def update_table(self, table: TableStep, sums: RowSums) -> None:
+        """Update the counters of all rows of ``sums``, in one pass where the backend can."""
+        if not isinstance(table.backend, FusesCounterSteps):
+            super().update_table(table, sums)
+            return
+        table.backend.counter_step(
+            *(table.words, table.state["planes"], table.state.get("row_state")),
+            *(sums.rows, sums.grad, sums.bags, sums.order, sums.starts),
+            factors=sums.factors,
+            rule=_rule(table),
+        )
+
     def update_rows(self, table: TableStep, rows: Any, grad: Any) -> None:
         """Update the counters of ``rows``: `packedbag.backends.protocol.Backend.counter_update`."""
-        bits = table.options["bits"]
-        table.backend.counter_update(
-            table.words,
-            table.state["planes"],
-            table.state.get("row_state"),
-            rows,
-            grad,
-            embedding_dim=table.embedding_dim,
-            bits=bits,
-            rate=float(np.float32(float(table.options["lr"]) * 2 ** (bits - 1))),
-            adaptivity=table.options["adaptivity"],
-            seed=table.options["seed"],
-            step=table.step,
-            table=table.table,
-        )
+        planes, row_state = table.state["planes"], table.state.get("row_state")
+        table.backend.counter_update(table.words, planes, row_state, rows, grad, **_rule(table))
+
+
+def _rule(table: TableStep) -> CounterRule:
+    options = table.options
+    return CounterRule(
+        embedding_dim=table.embedding_dim,
+        bits=options["bits"],
+        rate=float(np.float32(float(options["lr"]) * 2 ** (options["bits"] - 1))),
+        adaptivity=options["adaptivity"],
+        seed=options["seed"],
+        step=table.step,
+        table=table.table,
+    )

@@ -1,0 +1,29 @@
+"""`TableStep`: one table in one step of a packed optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from packedbag.backends.protocol import Backend
+
+
+@dataclass
+class TableStep:
+    """One table in one step: what `PackedOptimizer.update_table` works on, in the backend's own arrays.
+
+    Attributes:
+        words: (V, W).
+        state: the arrays of `PackedOptimizer.new_state`.
+        options: the parameter group.
+        step: updates done before this one.
+        table: the table's position in the optimizer.
+    """
+
+    backend: Backend
+    words: Any
+    state: dict[str, Any]
+    embedding_dim: int
+    options: dict[str, Any]
+    step: int
+    table: int

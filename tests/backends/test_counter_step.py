@@ -1,0 +1,124 @@
+"""A backend that sums and updates in one pass gives the bits of doing one after the other."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from packedbag.backends import available, get, native_cpu
+from packedbag.backends.protocol import CounterRule, Factors, FusesCounterSteps
+from packedbag.backends.reference import BACKEND as ORACLE
+from tests.backends.arrays import assert_same
+from tests.strategies import GRADIENTS, Occurrences, make_gradient, make_row_state, make_words, occurrences
+
+
+def contenders() -> list[Any]:
+    """Return the backends that fuse, native_cpu with every instruction set that can run here."""
+    found: list[Any] = []
+    for name in available():
+        if name == "native_cpu":
+            found += [pytest.param(partial(native_cpu.NativeCpu, isa), id=f"{name}-{isa}") for isa in native_cpu.isas()]
+        elif isinstance(get(name), FusesCounterSteps):
+            found.append(pytest.param(partial(get, name), id=name))
+    return found or [pytest.param(None, marks=pytest.mark.skip(reason="no backend here fuses counter steps"))]
+
+
+@pytest.fixture(params=contenders(), scope="module")
+def backend(request: pytest.FixtureRequest) -> Any:
+    return request.param()
+
+
+def rule(dim: int, bits: int, adaptivity: str | None, rate: float = 0.3) -> CounterRule:
+    return CounterRule(
+        embedding_dim=dim,
+        bits=bits,
+        rate=float(np.float32(rate * 2 ** (bits - 1))),
+        adaptivity=adaptivity,
+        seed=0xFEDC_BA98_7654_3210,
+        step=3,
+        table=1,
+    )
+
+
+def assert_steps_agree(
+    backend: Any, words: Any, bags: Any, rows: Any, grad: Any, factors: Factors, rule: CounterRule
+) -> None:
+    rng = np.random.default_rng(0)
+    distinct, starts, order = ORACLE.merge(rows)
+    planes = np.stack([make_words(rng, len(words), grad.shape[1]) for _ in range(rule["bits"] - 1)], axis=-1).view(
+        np.int32
+    ) if rule["bits"] > 1 else np.zeros((*words.shape, 0), np.int32)  # fmt: skip
+    row_state = make_row_state(rng, len(words)) if rule["adaptivity"] else None
+    mine, theirs = ([x if x is None else x.copy() for x in (words, planes, row_state)] for _ in range(2))
+    backend.counter_step(*mine, distinct, grad, bags, order, starts, factors=factors, rule=rule)
+    ORACLE.counter_update(*theirs, distinct, ORACLE.sum_rows(grad, bags, order, starts, **factors), **rule)
+    assert_same(tuple(mine), tuple(theirs))
+
+
+PLAIN = Factors(weights=None, scale=None, counts=None, columns=None, factor=1.0)
+
+
+@given(case=occurrences(), bits=st.integers(1, 8), adaptivity=st.sampled_from([None, "ema", "adagrad"]))
+def test_a_fused_step_equals_sums_and_updates(
+    backend: Any, case: Occurrences, bits: int, adaptivity: str | None
+) -> None:
+    distinct, _, _ = ORACLE.merge(case.rows)
+    factors = Factors(
+        weights=case.weights,
+        scale=None if case.row_scale is None else case.row_scale[distinct],
+        counts=case.counts,
+        columns=None,
+        factor=case.factor,
+    )
+    how = rule(case.embedding_dim, bits, adaptivity)
+    assert_steps_agree(backend, case.words, case.bags, case.rows, case.grad, factors, how)
+
+
+@pytest.mark.parametrize("kind", GRADIENTS)
+@pytest.mark.parametrize("dim", [1, 31, 32, 33, 64, 96, 128, 129, 2047, 2048, 2049, 2500])
+def test_blocks_of_rows_of_every_width_equal_the_oracle(backend: Any, dim: int, kind: str) -> None:
+    # Rows that occur once are updated from grad_out itself; the others, and all beyond 2048 columns, from a buffer.
+    rng = np.random.default_rng(dim)
+    table, entries = (40, 60) if dim > 300 else (200, 400)
+    words, grad = make_words(rng, table, dim), make_gradient(rng, (30, dim), kind)
+    rows, bags = rng.integers(0, table, entries), rng.integers(0, 30, entries)
+    assert_steps_agree(backend, words, bags, rows, grad, PLAIN, rule(dim, 8, "ema"))
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-30, 1e30])
+@pytest.mark.parametrize("adaptivity", [None, "adagrad"])
+def test_rates_and_gradients_of_any_size_equal_the_oracle(backend: Any, adaptivity: str | None, rate: float) -> None:
+    rng = np.random.default_rng(1)
+    grad = rng.standard_normal((40, 70)).astype(np.float32)
+    grad[::4] *= np.float32(1e-44)  # subnormal, where a rate 2^16 times as large would make a difference
+    grad[1::4] *= np.float32(1e30)
+    grad[2::8, ::3] = np.inf
+    grad[2::8, 1::3] = -np.inf
+    rows, bags = rng.integers(0, 50, 90), rng.integers(0, 40, 90)
+    words = make_words(rng, 50, 70)
+    assert_steps_agree(backend, words, bags, rows, grad, PLAIN, rule(70, 4, adaptivity, rate))
+
+
+def test_nothing_happens_without_rows(backend: Any) -> None:
+    words = make_words(np.random.default_rng(0), 5, 40)
+    none = np.zeros(0, np.int64)
+    assert_steps_agree(backend, words, none, none, np.zeros((0, 40), np.float32), PLAIN, rule(40, 3, "ema"))
+
+
+def test_steps_do_not_depend_on_threads(backend: Any) -> None:
+    if not isinstance(backend, native_cpu.NativeCpu):
+        pytest.skip(f"{backend.name} does not share work among threads of its own")
+    rng = np.random.default_rng(2)
+    words, grad = make_words(rng, 3000, 128), rng.standard_normal((100, 128)).astype(np.float32)
+    rows, bags = rng.integers(0, 3000, 4000), rng.integers(0, 100, 4000)
+    before = native_cpu.threads()
+    native_cpu.set_threads(4)
+    try:
+        assert_steps_agree(backend, words, bags, rows, grad, PLAIN, rule(128, 5, "ema"))
+    finally:
+        native_cpu.set_threads(before)
