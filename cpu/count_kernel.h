@@ -5,6 +5,8 @@
 
 #include <stdlib.h>
 
+#include <type_traits>
+
 #include "emit.h"
 #include "entries.h"
 
@@ -30,14 +32,16 @@ template <int Blocks, bool Odd>
         ones[k] = Odd && k + 1 == Blocks ? Isa::add_word(ones[k], row + k * WORDS) : Isa::add(ones[k], row + k * WORDS);
 }
 
-// Ask for the row `ahead` entries later. The index is not judged yet: a prefetch of any address is harmless.
-template <class Indices>
-[[gnu::always_inline]] inline void prefetch(const BagCall& c, const Indices& indices, int64_t at, int64_t width) {
-    int64_t later = at + c.ahead < c.total ? at + c.ahead : at;
-    const char* table = static_cast<const char*>(c.words);
+// Entries [at, fetching_until(c, stop)) have one `ahead` of them that lies in a bag and is worth asking for. Loops over
+// entries are split there, which saves each entry a comparison.
+inline int64_t fetching_until(const BagCall& c, int64_t stop) { return c.ahead ? least(stop, c.total - c.ahead) : 0; }
+
+// Ask for the row of an index. It is not judged yet: a prefetch of any address is harmless.
+[[gnu::always_inline]] inline void prefetch(const void* words, int64_t index, int64_t width) {
     uint64_t bytes = static_cast<uint64_t>(width) * 4;
-    uintptr_t row = reinterpret_cast<uintptr_t>(table) + static_cast<uint64_t>(indices[later]) * bytes;
-    for (uint64_t byte = 0; byte < bytes && byte < PREFETCHED_BYTES; byte += 64)
+    uintptr_t row = reinterpret_cast<uintptr_t>(words) + static_cast<uint64_t>(index) * bytes;
+    __builtin_prefetch(reinterpret_cast<const void*>(row));
+    for (uint64_t byte = 64; byte < bytes && byte < PREFETCHED_BYTES; byte += 64)
         __builtin_prefetch(reinterpret_cast<const void*>(row + byte));
     // Large arrays of NumPy start 16 bytes into a page: only rows of 4, 8 and 16 bytes never cross a line.
     if (bytes > 16 || (bytes & (bytes - 1))) __builtin_prefetch(reinterpret_cast<const void*>(row + bytes - 1));
@@ -55,7 +59,7 @@ int64_t count_narrow(const BagCall& c, int64_t first, int64_t last) {
     constexpr int64_t columns = Blocks * Isa::COLUMNS;
     const Word* words = static_cast<const Word*>(c.words);
     const Indices indices(c.indices);
-    const int64_t num_rows = c.num_rows, bounds = c.bounds, padding = c.padding;
+    const int64_t num_rows = c.num_rows, bounds = c.bounds, padding = c.padding, ahead = c.ahead;
     alignas(64) uint8_t ones[columns];
     alignas(64) uint32_t totals[columns];
     int64_t at = begin_of(c, first);
@@ -65,18 +69,22 @@ int64_t count_narrow(const BagCall& c, int64_t first, int64_t last) {
             typename Isa::Bytes lanes[Blocks];
 #pragma GCC unroll 8
             for (int k = 0; k < Blocks; ++k) lanes[k] = Isa::zero();
-            int64_t stop = least(end, at + LANE_ROWS);
-            int64_t dropped = 0;
-            for (; at < stop; ++at) {
-                if (c.ahead) prefetch(c, indices, at, width);
-                int64_t row = judge(indices[at], num_rows, bounds, padding);
-                if (__builtin_expect(row < 0, 0)) {
-                    if (row == OUTSIDE) return at;
-                    ++dropped;
-                    continue;
+            int64_t stop = least(end, at + LANE_ROWS), dropped = 0;
+            auto count_until = [&](int64_t limit, auto fetches) __attribute__((always_inline)) {
+                for (; at < limit; ++at) {
+                    if (fetches) prefetch(words, indices[at + ahead], width);
+                    int64_t row = judge(indices[at], num_rows, bounds, padding);
+                    if (__builtin_expect(row < 0, 0)) {
+                        if (row == OUTSIDE) return false;
+                        ++dropped;
+                        continue;
+                    }
+                    count_row<Blocks, Odd>(lanes, words + row * width);
                 }
-                count_row<Blocks, Odd>(lanes, words + row * width);
-            }
+                return true;
+            };
+            if (!count_until(fetching_until(c, stop), std::true_type{})) return at;
+            if (!count_until(stop, std::false_type{})) return at;
 #pragma GCC unroll 8
             for (int k = 0; k < Blocks; ++k) Isa::store(ones + k * Isa::COLUMNS, lanes[k]);
             kept -= dropped;
@@ -124,8 +132,9 @@ int64_t count_wide(const BagCall& c, int64_t first, int64_t last) {
         }
         do {
             int64_t stop = least(end, at + LANE_ROWS), count = 0;
+            int64_t fetching = fetching_until(c, stop);
             for (; at < stop; ++at) {
-                if (c.ahead) prefetch(c, indices, at, c.width);
+                if (at < fetching) prefetch(words, indices[at + c.ahead], c.width);
                 int64_t row = judge(indices[at], c.num_rows, c.bounds, c.padding);
                 if (row == OUTSIDE) {
                     free(totals);

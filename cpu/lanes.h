@@ -105,6 +105,18 @@ inline Lanes only(uint32_t word, const Lanes& a) {
     return r;
 }
 
+// Add b to a in the columns whose bit of `word` is set.
+template <class I = Isa>  // a template, or the branch not taken would have to compile
+[[gnu::always_inline]] inline void add_where(Lanes& a, const Word* word, const Vector& b) {
+    if constexpr (I::ADDS_WHERE) {
+        I::add_where(a.v, word, b);
+    } else {
+        Bits m[VECTORS];
+        masks(*word, m);
+        PB_EACH_VECTOR(i) a.v[i] += reinterpret_cast<Vector>(reinterpret_cast<Bits>(b) & m[i]);
+    }
+}
+
 // The sum of 32 lanes in the order of DESIGN 2.1: lanes +16, +8, +4, +2, +1; first whole vectors, then halves.
 template <int COUNT>
 inline float fold(const float* p) {

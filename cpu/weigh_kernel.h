@@ -1,6 +1,11 @@
-// Weighted bags: the sum of w * s * (+-1). A run of 32 rows is summed in float32: two groups of 16, each in two
-// chains of 8, so that no term passes through more than 7 + 1 + 1 additions; runs are summed in float64. With the
-// rounding of the product the error stays below 10 * 2^-24 = 6e-7 of sum |w s|; DESIGN 2.1 allows 1e-6.
+// Weighted bags: the sum of w * s * (+-1) = 2 * (the sum where the bit is 1) - (the sum of all w * s), so a row costs one
+// masked addition a column instead of a change of sign and an addition.
+//
+// A run of up to 24 rows is summed in float32, in two chains (even and odd rows) that start at minus the sum of their
+// factors f and add 2f where the bit is 1. After each addition a chain holds a sum of +-f over all of its rows, never
+// more than F, its sum of |f|. So it errs by u = 2^-24 of F for each of at most 12 additions and for its start; with the
+// rounding of the products and of the sum of the chains that is 15 u, with a mean's division 16 u = 9.54e-7 of
+// the sum of |w s|; DESIGN 2.1 allows 1e-6. Runs are added in float64.
 #pragma once
 
 #include <math.h>
@@ -12,128 +17,193 @@
 namespace packedbag {
 namespace {
 
-constexpr int GROUP_ROWS = 16, RUN_ROWS = 2 * GROUP_ROWS;
-// Inside these limits no product loses bits to underflow and no sum of 32 overflows; outside, a run is summed
+constexpr int RUN_ROWS = 24;
+// Inside these limits no product loses bits to underflow and no chain overflows; outside, a run is summed
 // in float64, so that the bound holds for every input.
-constexpr double LARGEST_FACTOR = 0x1p120, SMALLEST_FACTOR = 0x1p-100;
+constexpr float LARGEST_FACTOR = 0x1p120f, SMALLEST_FACTOR = 0x1p-100f;
+// Words of a row whose sums stay in registers at once: two chains of 4 words take 16 of AVX-512's 32 registers.
+constexpr int TILE_WORDS = Isa::VECTOR_BYTES == 64 ? 4 : 1;
+
+inline uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
 
 struct Run {
     const Word* rows[RUN_ROWS];
-    double factors[RUN_ROWS];
-    float floats[RUN_ROWS];
-    int count = 0;
-    bool narrow = true;  // float32 will do
-
-    void add(const Word* row, double factor) {
-        double size = fabs(factor);
-        narrow &= size <= LARGEST_FACTOR && (size >= SMALLEST_FACTOR || size == 0);  // false for NaN
-        rows[count] = row;
-        floats[count] = static_cast<float>(factor);
-        factors[count++] = factor;
-    }
+    int64_t entries[RUN_ROWS];
+    float twice[RUN_ROWS];  // 2 * weight * scale
+    int count;              // of rows
+    bool narrow;            // float32 will do
+    float starts[2];        // of the chains of even and odd rows
 };
 
-// The sums of one word's 32 columns over up to GROUP_ROWS rows.
-[[gnu::always_inline]] inline Lanes sum_group(const Word* const* rows, const float* factors, int count, int64_t word) {
-    Lanes even = zeros(), odd = zeros();
-    int i = 0;
-#pragma GCC unroll 2
-    for (; i + 1 < count; i += 2) {
-        even = even + signed_by(rows[i][word], splat(factors[i]));
-        odd = odd + signed_by(rows[i + 1][word], splat(factors[i + 1]));
-    }
-    if (i < count) even = even + signed_by(rows[i][word], splat(factors[i]));
-    return even + odd;
-}
-
-inline void sum_narrow(const Run& run, int64_t word, float* sums) {
-    int first = run.count < GROUP_ROWS ? run.count : GROUP_ROWS;
-    Lanes sum = sum_group(run.rows, run.floats, first, word);
-    if (run.count > GROUP_ROWS)
-        sum = sum + sum_group(run.rows + GROUP_ROWS, run.floats + GROUP_ROWS, run.count - GROUP_ROWS, word);
-    memcpy(sums, &sum, sizeof sum);
-}
-
-inline void add_run(const Run& run, int64_t width, double* totals) {
-    if (run.narrow) {
-        for (int64_t w = 0; w < width; ++w) {
-            alignas(64) float sums[BLOCK];
-            sum_narrow(run, w, sums);
-            for (int j = 0; j < BLOCK; ++j) totals[w * BLOCK + j] += static_cast<double>(sums[j]);
-        }
-        return;
-    }
-    for (int i = 0; i < run.count; ++i)
-        for (int64_t w = 0; w < width; ++w)
-            for (int j = 0; j < BLOCK; ++j)
-                totals[w * BLOCK + j] += run.rows[i][w] >> j & 1 ? run.factors[i] : -run.factors[i];
-}
-
-// Divide by the divisor of a mean (1 for a sum), convert and write.
-inline void finish_block(const BagCall& c, const float* sums, float n, int64_t bag, int64_t column) {
-    if (n == 1.0f) return write_block(c, sums, bag, column, least(BLOCK, c.dim - column));
-    alignas(64) float values[BLOCK];
-    for (int j = 0; j < BLOCK; ++j) values[j] = sums[j] / n;
-    write_block(c, values, bag, column, least(BLOCK, c.dim - column));
-}
-
-template <class Indices>
-int64_t weigh_bags(const BagCall& c, int64_t first, int64_t last) {
-    constexpr int64_t NEAR_COLUMNS = 512;
-    alignas(64) double near[NEAR_COLUMNS];
-    int64_t columns = c.width * BLOCK;
-    double* far = columns > NEAR_COLUMNS ? static_cast<double*>(malloc(static_cast<size_t>(columns) * 8)) : nullptr;
-    double* totals = far ? far : near;
-    if (columns > NEAR_COLUMNS && !far) return PB_OUT_OF_MEMORY;
+// Take rows from entry `at` on until the run is full or the bag ends; false where `at` has a bad index.
+// Factors are handled one by one: a vector read of what scalar stores just wrote would wait for all of them.
+template <class Indices, bool Scaled>
+[[gnu::always_inline]] inline bool fill(Run& run, const BagCall& c, int64_t& at, int64_t end) {
     const Word* words = static_cast<const Word*>(c.words);
     const Indices indices(c.indices);
     const Float* weights = static_cast<const Float*>(c.weights);
     const Float* row_scale = static_cast<const Float*>(c.row_scale);
-    for (int64_t bag = first; bag < last; ++bag) {
-        int64_t end = begin_of(c, bag + 1), kept = 0, runs = 0;
-        Run run;
-        for (int64_t at = begin_of(c, bag); at < end; ++at) {
-            if (c.ahead) prefetch(c, indices, at, c.width);
-            int64_t row = judge(indices[at], c.num_rows, c.bounds, c.padding);
-            if (row == OUTSIDE) {
-                free(far);
-                return at;
-            }
-            if (row == DROPPED) continue;
-            if (run.count == RUN_ROWS) {
-                if (runs++ == 0) memset(totals, 0, static_cast<size_t>(columns) * 8);
-                add_run(run, c.width, totals);
-                run.count = 0;
-                run.narrow = true;
-            }
-            ++kept;
-            double w = weights ? weights[at] : 1.0f, s = row_scale ? row_scale[row] : 1.0f;
-            run.add(words + row * c.width, w * s);
+    const int64_t width = c.width, num_rows = c.num_rows, bounds = c.bounds, padding = c.padding, ahead = c.ahead;
+    const int64_t fetching = fetching_until(c, end);
+    const uint32_t low = bits_of(SMALLEST_FACTOR), range = bits_of(LARGEST_FACTOR) - low;
+    double next = 0, other = 0;  // sums of the chain that the next row joins, and of the other one
+    int count = 0;
+    bool narrow = true;
+    for (; at < end && count < RUN_ROWS; ++at) {
+        if (at < fetching) {
+            int64_t later = indices[at + ahead];
+            prefetch(words, later, width);
+            if (Scaled) __builtin_prefetch(reinterpret_cast<const char*>(row_scale) + later * 4);
         }
-        float n = c.mode == PB_MEAN && kept > 0 ? static_cast<float>(kept) : 1.0f;
-        alignas(64) float sums[BLOCK];
-        if (runs == 0 && run.narrow) {
-            for (int64_t w = 0; w < c.width; ++w) {
-                sum_narrow(run, w, sums);
-                finish_block(c, sums, n, bag, w * BLOCK);
-            }
+        int64_t row = judge(indices[at], num_rows, bounds, padding);
+        if (__builtin_expect(row < 0, 0)) {
+            if (row == OUTSIDE) return false;
             continue;
         }
-        if (runs == 0) memset(totals, 0, static_cast<size_t>(columns) * 8);
-        add_run(run, c.width, totals);
-        for (int64_t w = 0; w < c.width; ++w) {
-            for (int j = 0; j < BLOCK; ++j) sums[j] = static_cast<float>(totals[w * BLOCK + j]);
-            finish_block(c, sums, n, bag, w * BLOCK);
+        float weight = !Scaled || weights ? weights[at] : 1.0f, scale = Scaled ? row_scale[row] : 1.0f;
+        float factor = weight * scale;
+        // As integers the sizes of floats keep their order, with inf and NaN above all: one comparison for both limits.
+        uint32_t size = bits_of(factor) & 0x7FFFFFFF;
+        if (__builtin_expect(size - low > range, 0)) narrow &= size == 0 && (weight == 0 || scale == 0);
+        factor += factor;
+        run.rows[count] = words + row * width;
+        run.entries[count] = at;
+        run.twice[count++] = factor;
+        double sum = next + static_cast<double>(factor);
+        next = other;
+        other = sum;
+    }
+    run.count = count;
+    if (count & 1) {  // one more row, that adds nothing: rows are summed in pairs
+        run.rows[count] = run.rows[count - 1];
+        run.twice[count] = 0;
+        double sum = next;
+        next = other;
+        other = sum;
+    }
+    run.narrow = narrow;
+    // From 0, so that no start is -0: then adding 0, where a bit is not set, never changes anything.
+    run.starts[0] = 0.0f - static_cast<float>(0.5 * next);
+    run.starts[1] = 0.0f - static_cast<float>(0.5 * other);
+    return true;
+}
+
+// Call use(w, sums) with the sums of the 32 columns of each of Words words from `word` on.
+template <int Words, class Use>
+[[gnu::always_inline]] inline void sum_tile(const Run& run, int64_t word, const Use& use) {
+    Lanes even[Words], odd[Words];
+#pragma GCC unroll 4
+    for (int k = 0; k < Words; ++k) even[k] = splat(run.starts[0]), odd[k] = splat(run.starts[1]);
+    for (int i = 0; i < run.count; i += 2) {  // an odd count is followed by a row that adds nothing
+        const Word *first = run.rows[i] + word, *second = run.rows[i + 1] + word;
+        const Vector one = run.twice[i] - Vector{}, other = run.twice[i + 1] - Vector{};
+#pragma GCC unroll 4
+        for (int k = 0; k < Words; ++k) add_where(even[k], first + k, one);
+#pragma GCC unroll 4
+        for (int k = 0; k < Words; ++k) add_where(odd[k], second + k, other);
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < Words; ++k) use(word + k, even[k] + odd[k]);
+}
+
+template <class Use>
+[[gnu::always_inline]] inline void sum_narrow(const Run& run, int64_t width, const Use& use) {
+    int64_t word = 0;
+    for (; word + TILE_WORDS <= width; word += TILE_WORDS) sum_tile<TILE_WORDS>(run, word, use);
+    if (TILE_WORDS > 2 && word + 2 <= width) {
+        sum_tile<2>(run, word, use);
+        word += 2;
+    }
+    if (TILE_WORDS > 1 && word < width) sum_tile<1>(run, word, use);
+}
+
+inline void add_run(const BagCall& c, const Run& run, double* totals) {
+    if (run.narrow) {
+        sum_narrow(run, c.width, [=](int64_t word, const Lanes& sums) {
+            alignas(64) float part[BLOCK];
+            memcpy(part, &sums, sizeof part);
+            for (int j = 0; j < BLOCK; ++j) totals[word * BLOCK + j] += static_cast<double>(part[j]);
+        });
+        return;
+    }
+    for (int i = 0; i < run.count; ++i) {
+        int64_t row = (run.rows[i] - static_cast<const Word*>(c.words)) / c.width;
+        double factor = c.weights ? static_cast<const Float*>(c.weights)[run.entries[i]] : 1.0f;
+        if (c.row_scale) factor *= static_cast<double>(static_cast<const Float*>(c.row_scale)[row]);
+        for (int64_t w = 0; w < c.width; ++w)
+            for (int j = 0; j < BLOCK; ++j) totals[w * BLOCK + j] += run.rows[i][w] >> j & 1 ? factor : -factor;
+    }
+}
+
+// Convert the values of one word's columns and write them.
+[[gnu::always_inline]] inline void write_lanes(const BagCall& c, const Lanes& values, int64_t bag, int64_t word) {
+    int64_t columns = c.dim - word * BLOCK;
+    if (c.output == PB_FLOAT32) return store(static_cast<Float*>(c.out) + bag * c.dim + word * BLOCK, values, columns);
+    alignas(64) float part[BLOCK];
+    memcpy(part, &values, sizeof part);
+    write_block(c, part, bag, word * BLOCK, least(BLOCK, columns));
+}
+
+// Write a bag that was summed in float64.
+inline void write_totals(const BagCall& c, const double* totals, int64_t kept, int64_t bag) {
+    double n = c.mode == PB_MEAN && kept > 0 ? static_cast<double>(kept) : 1.0;
+    for (int64_t w = 0; w < c.width; ++w) {
+        alignas(64) float values[BLOCK];
+        for (int j = 0; j < BLOCK; ++j) values[j] = static_cast<float>(totals[w * BLOCK + j] / n);
+        write_block(c, values, bag, w * BLOCK, least(BLOCK, c.dim - w * BLOCK));
+    }
+}
+
+template <class Indices, bool Scaled>
+int64_t weigh_bags(const BagCall& c, int64_t first, int64_t last) {
+    constexpr int64_t NEAR_COLUMNS = 512;
+    alignas(64) double near[NEAR_COLUMNS];
+    const int64_t columns = c.width * BLOCK;
+    double* far = columns > NEAR_COLUMNS ? static_cast<double*>(malloc(static_cast<size_t>(columns) * 8)) : nullptr;
+    double* totals = far ? far : near;
+    if (columns > NEAR_COLUMNS && !far) return PB_OUT_OF_MEMORY;
+    Run run;
+    for (int64_t bag = first; bag < last; ++bag) {
+        int64_t at = begin_of(c, bag), end = begin_of(c, bag + 1), kept = 0;
+        bool inside = fill<Indices, Scaled>(run, c, at, end);
+        if (inside && at == end && run.narrow) {
+            const Lanes n = splat(static_cast<float>(run.count > 0 ? run.count : 1));
+            const bool mean = c.mode == PB_MEAN;
+            sum_narrow(run, c.width, [&](int64_t word, const Lanes& sums) {
+                write_lanes(c, mean ? sums / n : sums, bag, word);
+            });
+            continue;
         }
+        memset(totals, 0, static_cast<size_t>(columns) * 8);
+        while (inside) {
+            add_run(c, run, totals);
+            kept += run.count;
+            if (at == end) break;
+            inside = fill<Indices, Scaled>(run, c, at, end);
+        }
+        if (!inside) {
+            free(far);
+            return at;
+        }
+        write_totals(c, totals, kept, bag);
     }
     free(far);
     return PB_DONE;
 }
 
+template <class Indices>
+int64_t weigh_or_count(const BagCall& c, int64_t first, int64_t last) {
+    if (c.row_scale) return weigh_bags<Indices, true>(c, first, last);
+    if (c.weights) return weigh_bags<Indices, false>(c, first, last);
+    return count_bags<Indices>(c, first, last);
+}
+
 int64_t bag_kernel(const BagCall& c, int64_t first, int64_t last) {
-    bool wide = c.index_bytes == 8;
-    if (c.weights || c.row_scale) return wide ? weigh_bags<Indices64>(c, first, last) : weigh_bags<Indices32>(c, first, last);
-    return wide ? count_bags<Indices64>(c, first, last) : count_bags<Indices32>(c, first, last);
+    return c.index_bytes == 8 ? weigh_or_count<Indices64>(c, first, last) : weigh_or_count<Indices32>(c, first, last);
 }
 
 }  // namespace
