@@ -95,6 +95,7 @@ class NativeCpu:
 
     name: ClassVar[str] = "native_cpu"
     arrays: ClassVar[str] = "numpy"
+    by_address: ClassVar[bool] = True
 
     def __init__(self, isa: str | None = None) -> None:
         library = lib.load()
@@ -133,11 +134,11 @@ class NativeCpu:
                 embedding_dim,
                 address(indices),
                 indices.itemsize,
-                address(offsets),
+                0 if offsets is None else address(offsets),
                 bags,
                 length,
-                address(weights),
-                address(row_scale),
+                0 if weights is None else address(weights),
+                0 if row_scale is None else address(row_scale),
                 address(out),
                 MODES[mode],
                 OUTPUTS[output],

@@ -11,10 +11,15 @@ from typing import Any, ClassVar, Protocol
 
 
 class Backend(Protocol):
-    """A way of computing. ``arrays`` says what it is handed: "numpy" or "torch" (any device)."""
+    """A way of computing.
+
+    ``arrays`` says what it is handed: "numpy" or "torch" (any device). ``by_address``: its `bag` takes NumPy arrays
+    and contiguous CPU tensors alike, because it reads nothing of them but shape and address.
+    """
 
     name: ClassVar[str]
     arrays: ClassVar[str]
+    by_address: ClassVar[bool]
 
     def bag(
         self,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from packedbag.ops import schema  # noqa: F401  (registers torch.ops.packedbag)
+from packedbag.ops import dispatch
 
 
 class PackedBagFunction(torch.autograd.Function):
@@ -48,10 +48,7 @@ class PackedBagFunction(torch.autograd.Function):
         ctx.save_for_backward(words, indices, offsets, row_scale, per_sample_weights)
         ctx.handle = handle
         ctx.options = (embedding_dim, mode, padding_idx, include_last_offset, bounds)
-        out: torch.Tensor = torch.ops.packedbag.bag(
-            words, indices, offsets, row_scale, *ctx.options, per_sample_weights, output_dtype
-        )
-        return out
+        return dispatch.bag(words, indices, offsets, row_scale, *ctx.options, per_sample_weights, output_dtype)
 
     @staticmethod
     @once_differentiable  # the sums are linear in every input but the weights, whose second derivative no op has

@@ -11,7 +11,9 @@ from packedbag.core.bounds import check_bounds, check_padding_idx
 from packedbag.core.errors import ArgumentError, DtypeError, ShapeError
 from packedbag.core.layout import check_embedding_dim, check_words, view_words
 from packedbag.core.modes import check_combination, get_mode
+from packedbag.ops import dispatch
 from packedbag.ops.autograd import PackedBagFunction
+from packedbag.ops.schema import OUTPUTS
 
 
 def embedding_bag(
@@ -127,6 +129,12 @@ def check_tensor(name: str, given: object) -> None:
         raise ArgumentError(name, f"a {type(given).__name__}", "a torch tensor", "torch.as_tensor makes one.")
 
 
+def check_device(name: str, tensor: torch.Tensor, device: torch.device) -> None:
+    """Raise unless ``tensor`` is on ``device``."""
+    if tensor.device != device:
+        raise ArgumentError(name, f"on {tensor.device}", f"on {device}, where the table is")
+
+
 def as_single_bags(indices: torch.Tensor) -> torch.Tensor:
     """Return ``indices`` as bags of one entry, (N, 1): the sum of one row is the row."""
     check_tensor("indices", indices)
@@ -185,22 +193,26 @@ def reduce_bags(
         words: (V, W) int32.
         anchor, handle: a packed module's, so that backward feeds its sink; None trains no bits.
     """
-    for name, tensor in (("indices", indices), ("offsets", offsets), ("per_sample_weights", per_sample_weights)):
-        if tensor is not None:
-            check_tensor(name, tensor)
+    check_tensor("indices", indices)
+    if offsets is not None:
+        check_tensor("offsets", offsets)
+    if per_sample_weights is not None:
+        check_tensor("per_sample_weights", per_sample_weights)
     check_indices(indices, offsets, include_last_offset=include_last_offset)
     final = output_dtype or torch.float32
     check_combination(
         get_mode(mode),
-        str(final).removeprefix("torch."),
+        OUTPUTS.get(final) or str(final).removeprefix("torch."),
         weighted=per_sample_weights is not None,
         row_scale=row_scale is not None,
         table_scale=table_scale is not None,
     )
-    for name, tensor in (("indices", indices), ("offsets", offsets), ("per_sample_weights", per_sample_weights)):
-        if tensor is not None and tensor.device != words.device:
-            raise ArgumentError(name, f"on {tensor.device}", f"on {words.device}, where the table is")
+    device = words.device
+    check_device("indices", indices, device)
+    if offsets is not None:
+        check_device("offsets", offsets, device)
     if per_sample_weights is not None:
+        check_device("per_sample_weights", per_sample_weights, device)
         check_weights(per_sample_weights, indices)
         per_sample_weights = per_sample_weights.to(torch.float32)
     # The scale multiplies the float32 result, which is rounded to the output's dtype after it.
@@ -215,5 +227,5 @@ def reduce_bags(
             anchor, per_sample_weights, handle, words, indices, offsets, row_scale, *options, dtype
         )
     else:
-        out = torch.ops.packedbag.bag(words, indices, offsets, row_scale, *options, per_sample_weights, dtype)
+        out = dispatch.bag(words, indices, offsets, row_scale, *options, per_sample_weights, dtype)
     return out if table_scale is None else (out * table_scale).to(final)
