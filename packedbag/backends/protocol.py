@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Protocol
 class Backend(Protocol):
     """A way of computing.
 
-    ``arrays`` says what it is handed: "numpy" or "torch" (any device). ``by_address``: its `bag` takes NumPy arrays
-    and contiguous CPU tensors alike, because it reads nothing of them but shape and address.
+    ``arrays`` says what it is handed: "numpy" or "torch" (any device). ``by_address``: it is an
+    `AddressedBackend` as well.
     """
 
     name: ClassVar[str]
@@ -166,5 +166,33 @@ class Backend(Protocol):
             rate: ``float32(lr * 2 ** (bits - 1))``, exactly.
             adaptivity: "ema", "adagrad" or None.
             seed: 0 <= seed < 2^64; step: updates done before this one; table: position in the optimizer.
+        """
+        ...
+
+
+class AddressedBackend(Backend, Protocol):
+    """A backend with ``by_address``: it needs of an array on the CPU nothing but its address."""
+
+    def bag_at(
+        self,
+        words: int,
+        num_embeddings: int,
+        embedding_dim: int,
+        indices: int,
+        index_bytes: int,
+        offsets: int,
+        bags: int,
+        length: int,
+        weights: int,
+        row_scale: int,
+        out: int,
+        mode: str,
+        output: str,
+        bounds: str,
+        padding_idx: int,
+    ) -> int:
+        """Reduce as `Backend.bag` does, from addresses of contiguous memory; 0 is None.
+
+        ``bags`` bags of ``length`` indices of ``index_bytes`` bytes each, or with ``offsets`` as those say.
         """
         ...
