@@ -147,7 +147,7 @@ class PackedModule(torch.nn.Module):
         self, indices: torch.Tensor, offsets: torch.Tensor | None, per_sample_weights: torch.Tensor | None
     ) -> torch.Tensor:
         """Return the bags of this table, (B, D); backward feeds its sink."""
-        if not torch.compiler.is_compiling() and torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._notice_ddp()
         try:  # nn.Module.__getattr__ finds them too, in 0.6 us each, after an ordinary lookup has failed
             words, anchor = self._buffers["words"], self._parameters["anchor"]
