@@ -15,6 +15,9 @@ from packedbag.core.errors import ArgumentError, DtypeError, IndexRangeError, Sh
 from packedbag.core.layout import check_embedding_dim, check_words, view_words, words_per_row
 from packedbag.core.modes import FLOATING, PACKED, check_combination, get_mode
 
+FLOAT32 = np.dtype(np.float32)
+INDEX_DTYPES = (np.dtype(np.int64), np.dtype(np.int32))
+
 
 class PackedTable:
     """A table of +-1, one bit a weight: words, embedding_dim, scale and metadata.
@@ -100,13 +103,20 @@ class PackedTable:
         """
         rows = np.ascontiguousarray(indices)
         starts = None if offsets is None else np.asarray(offsets)
-        num_bags = check_indices(rows, starts, include_last_offset=include_last_offset)
-        output = np.dtype(output_dtype).newbyteorder("=")  # kernels write the machine's byte order
+        if starts is None and rows.ndim == 2 and rows.dtype in INDEX_DTYPES:  # 0.2 us, the check 2 us
+            num_bags = rows.shape[0]
+        else:
+            num_bags = check_indices(rows, starts, include_last_offset=include_last_offset)
+        if output_dtype is np.float32:  # NumPy takes 2 us to say the name of a dtype
+            output, name = FLOAT32, "float32"
+        else:
+            output = np.dtype(output_dtype).newbyteorder("=")  # kernels write the machine's byte order
+            name = output.name
         row_scale = self.scale if self.scale is not None and self.scale.ndim else None
         table_scale = self.scale if row_scale is None else None
         check_combination(
             get_mode(mode),
-            output.name,
+            name,
             weighted=per_sample_weights is not None,
             row_scale=row_scale is not None,
             table_scale=table_scale is not None,
@@ -120,7 +130,7 @@ class PackedTable:
             starts = bounded_offsets(starts, rows.size, include_last_offset=include_last_offset)
             starts = np.ascontiguousarray(starts)
         padding = check_padding_idx(padding_idx, self.num_embeddings)
-        width = words_per_row(self.embedding_dim) if output.name == PACKED else self.embedding_dim
+        width = words_per_row(self.embedding_dim) if name == PACKED else self.embedding_dim
         # The scale multiplies the float32 result, which is rounded to the output's dtype after it.
         out = np.empty((num_bags, width), output if table_scale is None else np.float32)
         position = select("cpu", arrays="numpy").bag(
@@ -132,7 +142,7 @@ class PackedTable:
             out,
             embedding_dim=self.embedding_dim,
             mode=mode,
-            output=out.dtype.name,
+            output=name if table_scale is None else "float32",
             padding_idx=-1 if padding is None else padding,
             bounds=check_bounds(bounds),
         )

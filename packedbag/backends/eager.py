@@ -80,6 +80,7 @@ class Eager:
 
     name: ClassVar[str] = "eager"
     arrays: ClassVar[str] = "torch"
+    by_address: ClassVar[bool] = False
 
     @accepts_numpy
     def bag(

@@ -96,6 +96,7 @@ class NativeCpu:
 
     name: ClassVar[str] = "native_cpu"
     arrays: ClassVar[str] = "numpy"
+    by_address: ClassVar[bool] = True
 
     def __init__(self, isa: str | None = None) -> None:
         library = lib.load()
@@ -126,20 +127,60 @@ class NativeCpu:
             bags, length = indices.shape
         else:
             bags, length = offsets.shape[0] - 1, 0
+        return self.bag_at(
+            address(words),
+            words.shape[0],
+            embedding_dim,
+            address(indices),
+            indices.itemsize,
+            0 if offsets is None else address(offsets),
+            bags,
+            length,
+            0 if weights is None else address(weights),
+            0 if row_scale is None else address(row_scale),
+            address(out),
+            mode,
+            output,
+            bounds,
+            padding_idx,
+        )
+
+    def bag_at(
+        self,
+        words: int,
+        num_embeddings: int,
+        embedding_dim: int,
+        indices: int,
+        index_bytes: int,
+        offsets: int,
+        bags: int,
+        length: int,
+        weights: int,
+        row_scale: int,
+        out: int,
+        mode: str,
+        output: str,
+        bounds: str,
+        padding_idx: int,
+    ) -> int:
+        """Reduce as `bag` does, from addresses (0 is None): for a caller who has read shapes and addresses already.
+
+        Without ``offsets`` there are ``bags`` bags of ``length`` indices each.
+        """
         done: int = self._bag(
             lib.BAG(
                 self._row,
-                address(words),
-                words.shape[0],
+                words,
+                num_embeddings,
                 embedding_dim,
-                address(indices),
-                indices.itemsize,
-                address(offsets),
+                indices,
+                index_bytes,
+                offsets,
                 bags,
                 length,
-                address(weights),
-                address(row_scale),
-                address(out),
+                weights,
+                row_scale,
+                out,
                 MODES[mode],
                 OUTPUTS[output],
                 BOUNDS[bounds],

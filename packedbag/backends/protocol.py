@@ -33,10 +33,15 @@ class CounterRule(TypedDict):
 
 
 class Backend(Protocol):
-    """A way of computing. ``arrays`` says what it is handed: "numpy" or "torch" (any device)."""
+    """A way of computing.
+
+    ``arrays`` says what it is handed: "numpy" or "torch" (any device). ``by_address``: it is an
+    `AddressedBackend` as well.
+    """
 
     name: ClassVar[str]
     arrays: ClassVar[str]
+    by_address: ClassVar[bool]
 
     def bag(
         self,
@@ -210,5 +215,33 @@ class FusesCounterSteps(Protocol):
         Args:
             words, planes, row_state, rows: as in `Backend.counter_update`.
             grad, bags, order: as in `Backend.sum_rows`; starts: (U + 1,) int64, those of ``rows``.
+        """
+        ...
+
+
+class AddressedBackend(Backend, Protocol):
+    """A backend with ``by_address``: it needs of an array on the CPU nothing but its address."""
+
+    def bag_at(
+        self,
+        words: int,
+        num_embeddings: int,
+        embedding_dim: int,
+        indices: int,
+        index_bytes: int,
+        offsets: int,
+        bags: int,
+        length: int,
+        weights: int,
+        row_scale: int,
+        out: int,
+        mode: str,
+        output: str,
+        bounds: str,
+        padding_idx: int,
+    ) -> int:
+        """Reduce as `Backend.bag` does, from addresses of contiguous memory; 0 is None.
+
+        ``bags`` bags of ``length`` indices of ``index_bytes`` bytes each, or with ``offsets`` as those say.
         """
         ...

@@ -87,6 +87,7 @@ class Reference:
 
     name: ClassVar[str] = "reference"
     arrays: ClassVar[str] = "numpy"
+    by_address: ClassVar[bool] = False
 
     def bag(
         self,

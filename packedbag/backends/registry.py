@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from packedbag.backends.protocol import Backend
 from packedbag.core.errors import ArgumentError, BackendError
@@ -73,11 +74,27 @@ def select(device: str = "cpu", *, arrays: str | None = None) -> Backend:
     Raises:
         BackendError: the forced backend does not exist or cannot run on ``device``, or none can.
     """
-    return _select(str(device).split(":")[0], arrays, os.environ.get(ENVIRONMENT))
+    return _select(str(device), arrays, _forced())
+
+
+# os.environ.get raises and catches where the variable is not set, and costs 0.7 us, as much as a bag of 20 rows in
+# the kernel. The dictionary behind it costs 0.1 us, and putenv, setenv and monkeypatch all write through to it.
+_KEY: Any = os.environ.encodekey(ENVIRONMENT) if hasattr(os.environ, "encodekey") else ENVIRONMENT
+
+
+def _forced() -> str | None:
+    """Return the value of ``PACKEDBAG_BACKEND`` now, or None."""
+    try:
+        if _KEY not in os.environ._data:  # type: ignore[attr-defined]
+            return None
+    except AttributeError:  # another Python, or a plain dictionary in the place of os.environ
+        pass
+    return os.environ.get(ENVIRONMENT)
 
 
 @functools.cache
-def _select(kind: str, arrays: str | None, forced: str | None) -> Backend:
+def _select(device: str, arrays: str | None, forced: str | None) -> Backend:
+    kind = device.split(":")[0]
     if forced:
         backend = get(forced)
         if not REGISTRY[forced].serves(kind):

@@ -68,8 +68,14 @@ def check_offsets(offsets: npt.NDArray[Any], num_indices: int) -> None:
 
 def bounded_offsets(offsets: npt.NDArray[Any], num_indices: int, *, include_last_offset: bool) -> npt.NDArray[np.int64]:
     """Return checked offsets (B + 1,) int64, the end included."""
-    check_offsets(offsets, num_indices)
-    starts = offsets.astype(np.int64, copy=False)
     if include_last_offset:
-        return starts
-    return np.append(starts, np.int64(num_indices if len(starts) else 0))  # without a bag, no index is in one
+        check_offsets(offsets, num_indices)
+        return offsets.astype(np.int64, copy=False)
+    starts = np.empty(len(offsets) + 1, np.int64)
+    starts[:-1] = offsets
+    starts[-1] = num_indices if len(offsets) else 0  # without a bag, no index is in one
+    # With the end in its place, offsets that start at 0 and never fall are right: 2 us. To find the first wrong one
+    # takes 10 us.
+    if starts[0] != 0 or np.count_nonzero(starts[1:] < starts[:-1]):
+        check_offsets(offsets, num_indices)
+    return starts

@@ -147,10 +147,14 @@ class PackedModule(torch.nn.Module):
         self, indices: torch.Tensor, offsets: torch.Tensor | None, per_sample_weights: torch.Tensor | None
     ) -> torch.Tensor:
         """Return the bags of this table, (B, D); backward feeds its sink."""
-        if not torch.compiler.is_compiling() and torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._notice_ddp()
+        try:  # nn.Module.__getattr__ finds them too, in 0.6 us each, after an ordinary lookup has failed
+            words, anchor = self._buffers["words"], self._parameters["anchor"]
+        except KeyError:  # wrappers such as FSDP1 and parametrizations keep them elsewhere
+            words, anchor = self.words, self.anchor
         return reduce_bags(
-            self.words,
+            words,
             indices,
             offsets,
             per_sample_weights,
@@ -162,7 +166,7 @@ class PackedModule(torch.nn.Module):
             include_last_offset=self.include_last_offset,
             bounds=self.bounds,
             output_dtype=self.output_dtype,
-            anchor=self.anchor,
+            anchor=anchor,
             handle=self._handle,
         )
 

@@ -11,7 +11,11 @@ from packedbag.core.bounds import check_bounds, check_padding_idx
 from packedbag.core.errors import ArgumentError, DtypeError, ShapeError
 from packedbag.core.layout import check_embedding_dim, check_words, view_words
 from packedbag.core.modes import check_combination, get_mode
+from packedbag.ops import dispatch
 from packedbag.ops.autograd import PackedBagFunction
+from packedbag.ops.schema import OUTPUTS
+
+INDEX_DTYPES = (torch.int64, torch.int32)
 
 
 def embedding_bag(
@@ -127,6 +131,12 @@ def check_tensor(name: str, given: object) -> None:
         raise ArgumentError(name, f"a {type(given).__name__}", "a torch tensor", "torch.as_tensor makes one.")
 
 
+def check_device(name: str, tensor: torch.Tensor, device: torch.device) -> None:
+    """Raise unless ``tensor`` is on ``device``."""
+    if tensor.device != device:
+        raise ArgumentError(name, f"on {tensor.device}", f"on {device}, where the table is")
+
+
 def as_single_bags(indices: torch.Tensor) -> torch.Tensor:
     """Return ``indices`` as bags of one entry, (N, 1): the sum of one row is the row."""
     check_tensor("indices", indices)
@@ -185,22 +195,23 @@ def reduce_bags(
         words: (V, W) int32.
         anchor, handle: a packed module's, so that backward feeds its sink; None trains no bits.
     """
-    for name, tensor in (("indices", indices), ("offsets", offsets), ("per_sample_weights", per_sample_weights)):
-        if tensor is not None:
-            check_tensor(name, tensor)
-    check_indices(indices, offsets, include_last_offset=include_last_offset)
-    final = output_dtype or torch.float32
-    check_combination(
-        get_mode(mode),
-        str(final).removeprefix("torch."),
-        weighted=per_sample_weights is not None,
-        row_scale=row_scale is not None,
-        table_scale=table_scale is not None,
-    )
-    for name, tensor in (("indices", indices), ("offsets", offsets), ("per_sample_weights", per_sample_weights)):
-        if tensor is not None and tensor.device != words.device:
-            raise ArgumentError(name, f"on {tensor.device}", f"on {words.device}, where the table is")
+    check_tensor("indices", indices)
+    if offsets is not None:
+        check_tensor("offsets", offsets)
     if per_sample_weights is not None:
+        check_tensor("per_sample_weights", per_sample_weights)
+    if offsets is not None or indices.ndim != 2 or indices.dtype not in INDEX_DTYPES:  # 0.2 us, the check 0.7 us
+        check_indices(indices, offsets, include_last_offset=include_last_offset)
+    final = output_dtype or torch.float32
+    weighted, row_scaled, table_scaled = per_sample_weights is not None, row_scale is not None, table_scale is not None
+    name = OUTPUTS.get(final) or str(final).removeprefix("torch.")
+    check_combination(get_mode(mode), name, weighted=weighted, row_scale=row_scaled, table_scale=table_scaled)
+    device = words.device
+    check_device("indices", indices, device)
+    if offsets is not None:
+        check_device("offsets", offsets, device)
+    if per_sample_weights is not None:
+        check_device("per_sample_weights", per_sample_weights, device)
         check_weights(per_sample_weights, indices)
         per_sample_weights = per_sample_weights.to(torch.float32)
     # The scale multiplies the float32 result, which is rounded to the output's dtype after it.
@@ -212,8 +223,8 @@ def reduce_bags(
         or (per_sample_weights is not None and per_sample_weights.requires_grad)
     ):
         out: torch.Tensor = PackedBagFunction.apply(
-            anchor, per_sample_weights, handle, words, indices, offsets, row_scale, *options, dtype
+            anchor, per_sample_weights, handle, words, indices, offsets, row_scale, options, dtype
         )
     else:
-        out = torch.ops.packedbag.bag(words, indices, offsets, row_scale, *options, per_sample_weights, dtype)
+        out = dispatch.bag(words, indices, offsets, row_scale, *options, per_sample_weights, dtype)
     return out if table_scale is None else (out * table_scale).to(final)

@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from packedbag.backends.protocol import AddressedBackend
 from packedbag.backends.registry import select
 from packedbag.core.errors import IndexRangeError
 from packedbag.core.layout import words_per_row
+from packedbag.core.modes import FLOATING, PACKED
 from packedbag.ops.bridge import csr_offsets, kept_entries, to_backend, to_torch
 from packedbag.ops.sink import get_sink
 
@@ -25,6 +27,10 @@ LIBRARY = torch.library.Library("packedbag", "DEF")
 LIBRARY.define(f"bag({_BAGS}, Tensor? per_sample_weights, ScalarType output_dtype) -> Tensor")
 LIBRARY.define(f"weight_gradient({_BAGS}, Tensor grad_out) -> Tensor")
 LIBRARY.define("sink_push(int handle, Tensor indices, Tensor offsets, Tensor? weights, Tensor grad_out) -> Tensor")
+
+
+#: The names of the dtypes that some mode can produce.
+OUTPUTS = {getattr(torch, name): name for name in (*FLOATING, "int32", PACKED)}
 
 
 def _num_bags(indices: torch.Tensor, offsets: torch.Tensor | None, include_last_offset: bool) -> int:
@@ -45,23 +51,45 @@ def bag(
     output_dtype: torch.dtype,
 ) -> torch.Tensor:
     """Reduce bags; shapes and dtypes are checked by the caller, values here."""
-    num_bags = _num_bags(indices, offsets, include_last_offset)
-    packed = output_dtype == torch.uint32
+    if offsets is None:
+        num_bags, length = indices.shape
+    else:
+        num_bags, length = offsets.shape[0] - include_last_offset, 0
+        offsets = csr_offsets(offsets, indices.shape[0], include_last_offset=include_last_offset)
+    packed = output_dtype is torch.uint32
     width = words_per_row(embedding_dim) if packed else embedding_dim
-    out = torch.empty((num_bags, width), dtype=torch.int32 if packed else output_dtype, device=words.device)
+    # Two sizes cost 0.5 us less than a tuple of them.
+    out = torch.empty(num_bags, width, dtype=torch.int32 if packed else output_dtype, device=words.device)
     indices = indices.contiguous()
-    if offsets is not None:
-        offsets = csr_offsets(offsets, indices.numel(), include_last_offset=include_last_offset)
-    weights = per_sample_weights.to(torch.float32).contiguous() if per_sample_weights is not None else None
-    backend = select(words.device.type)
-    position = backend.bag(
-        *(to_backend(backend, t) for t in (words, indices, offsets, weights, row_scale, out)),
-        embedding_dim=embedding_dim,
-        mode=mode,
-        output=str(output_dtype).removeprefix("torch."),
-        padding_idx=padding_idx,
-        bounds=bounds,
-    )
+    weights = None if per_sample_weights is None else per_sample_weights.to(torch.float32).contiguous()
+    backend = select("cpu" if words.is_cpu else words.device.type)  # the type's name alone costs 0.3 us
+    if backend.by_address:  # shapes are read once, and an address costs 0.03 us where a NumPy array costs 0.5 us
+        position = cast(AddressedBackend, backend).bag_at(
+            words.data_ptr(),
+            words.shape[0],
+            embedding_dim,
+            indices.data_ptr(),
+            indices.itemsize,
+            0 if offsets is None else offsets.data_ptr(),
+            num_bags,
+            length,
+            0 if weights is None else weights.data_ptr(),
+            0 if row_scale is None else row_scale.data_ptr(),
+            out.data_ptr(),
+            mode,
+            OUTPUTS[output_dtype],
+            bounds,
+            padding_idx,
+        )
+    else:
+        position = backend.bag(
+            *(to_backend(backend, t) for t in (words, indices, offsets, weights, row_scale, out)),
+            embedding_dim=embedding_dim,
+            mode=mode,
+            output=OUTPUTS[output_dtype],
+            padding_idx=padding_idx,
+            bounds=bounds,
+        )
     if position >= 0:
         raise IndexRangeError(position, int(indices.view(-1)[position]), words.shape[0])
     return out.view(torch.uint32) if packed else out
