@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from packedbag.core.errors import DataError, MissingExtraError
 from packedbag.io.atomic import replacing
@@ -16,10 +17,14 @@ from packedbag.table import PackedTable
 #: The one key of the file's metadata. safetensors writes several in any order: with one, equal tables are equal files.
 KEY = "packedbag.table"
 VERSION = 1
+#: Bytes of the number before the header, to a multiple of which the header is filled up with spaces.
+LENGTH_BYTES = 8
+#: safetensors' names of the dtypes that words may have.
+WORD_DTYPES = {"U32": "<u4", "I32": "<i4"}
 
 
 def save(path: str | os.PathLike[str], table: PackedTable) -> None:
-    """Write ``table`` to ``path`` in one atomic step.
+    """Write ``table`` to ``path`` in one atomic step, without a copy of it in memory.
 
     The file holds ``weight``, uint32 (V, W), and ``scale``, float32 () or (V,), if the table has one. Its
     metadata have one entry, ``packedbag.table``: JSON with ``version``, ``embedding_dim`` and ``metadata``, the
@@ -30,20 +35,36 @@ def save(path: str | os.PathLike[str], table: PackedTable) -> None:
         table: its ``metadata`` must be JSON.
 
     Raises:
-        MissingExtraError: safetensors is not installed.
         OSError: the file cannot be written; an older file of that name is unchanged.
+
+    Source:
+        https://huggingface.co/docs/safetensors: the length of the header (8 bytes), the header, the arrays.
     """
-    arrays = {"weight": np.ascontiguousarray(table.words, dtype="<u4")}
-    if table.scale is not None:
-        arrays["scale"] = np.ascontiguousarray(table.scale, dtype="<f4")
-    header = {"version": VERSION, "embedding_dim": table.embedding_dim, "metadata": dict(table.metadata)}
-    data = _library().save(arrays, metadata={KEY: json.dumps(header, sort_keys=True)})
+    # safetensors puts floats before integers of the same width.
+    arrays = {} if table.scale is None else {"scale": ("F32", np.array(table.scale, dtype="<f4", order="C"))}
+    arrays["weight"] = ("U32", np.asarray(table.words, dtype="<u4"))
+    own = {"version": VERSION, "embedding_dim": table.embedding_dim, "metadata": dict(table.metadata)}
+    header: dict[str, Any] = {"__metadata__": {KEY: json.dumps(own, sort_keys=True)}}
+    end = 0
+    for name, (dtype, array) in arrays.items():
+        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": (end, end + array.nbytes)}
+        end += array.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % LENGTH_BYTES)
     with replacing(path) as file:
-        file.write(data)
+        file.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
+        for _, array in arrays.values():
+            file.write(array.reshape(-1).view(np.uint8).data)
 
 
-def load(path: str | os.PathLike[str]) -> PackedTable:
+def load(path: str | os.PathLike[str], *, mmap: bool = False) -> PackedTable:
     """Read a table that `save` wrote.
+
+    Args:
+        path: the file.
+        mmap: whether the words stay in the file, mapped read-only: nothing is read until its rows are, processes
+            that map one file share its pages, and the system may take them back. The file must stay as it is;
+            `save` to the same path does not touch it, but puts a new file in its place.
 
     Raises:
         DataError: the file is missing, cut short, or holds something else.
@@ -55,13 +76,30 @@ def load(path: str | os.PathLike[str]) -> PackedTable:
     try:
         with library.safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(KEY)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            names = [name for name in file.keys() if name != "weight" or not mmap]  # noqa: SIM118 - it is no mapping
+            arrays = {name: file.get_tensor(name) for name in names}
+            if mmap and "weight" in file.keys():  # noqa: SIM118
+                arrays["weight"] = _mapped_words(Path(path))
     except (library.SafetensorError, OSError) as error:
         raise DataError(path, None, f"is not a whole safetensors file ({error})", "Export the table again.") from None
     if text is None or "weight" not in arrays:
         raise DataError(path, None, "is a safetensors file, but not a packed table", "packedbag.io writes such files.")
     header = _header(path, text)
     return PackedTable(arrays["weight"], header["embedding_dim"], arrays.get("scale"), header["metadata"])
+
+
+def _mapped_words(path: Path) -> npt.NDArray[Any]:
+    """Return ``weight`` of a safetensors file, whose header was checked, as a read-only map."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        entry = json.loads(file.read(length))["weight"]
+    if entry["dtype"] not in WORD_DTYPES:
+        raise DataError(path, None, f"has weights of dtype {entry['dtype']}, not U32", "Export the table again.")
+    start, end = entry["data_offsets"]
+    dtype = WORD_DTYPES[entry["dtype"]]
+    if start == end:  # a file of no bytes cannot be mapped
+        return np.empty(entry["shape"], dtype)
+    return np.memmap(path, dtype, "r", LENGTH_BYTES + length + start, tuple(entry["shape"]))
 
 
 def _header(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
@@ -82,15 +120,13 @@ def require() -> None:
 
 
 class _Library:
-    """The three names of safetensors that are used here, imported on use."""
+    """The two names of safetensors that are used here, imported on use."""
 
     def __init__(self) -> None:
         try:
             import safetensors
-            import safetensors.numpy
         except ImportError:
-            raise MissingExtraError("Writing or reading .safetensors", "safetensors", "io") from None
-        self.save: Any = safetensors.numpy.save
+            raise MissingExtraError("Reading .safetensors", "safetensors", "io") from None
         self.safe_open: Any = safetensors.safe_open
         self.SafetensorError: type[Exception] = safetensors.SafetensorError
 

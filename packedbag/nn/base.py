@@ -272,5 +272,5 @@ class PackedModule(torch.nn.Module):
             self.words = view_words(weight, "int32")
         else:
             if self.words.is_meta:
-                self.words = torch.empty(self.words.shape, dtype=torch.int32)
+                self.words = empty_table(tuple(self.words.shape))
             write_words(self.words, weight, self.embedding_dim)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from packedbag.core.errors import ArgumentError, StateMismatchError
+from packedbag.ops.memory import empty_table
 from packedbag.ops.sink import PackedSource
 
 
@@ -63,7 +64,14 @@ def copy_of_loaded(
         if seen != expected:
             raise StateMismatchError(f"the loaded state of table {table}", f"{name}={seen}", f"{name}={expected} there")
     device = source.words.device
-    return {k: v.to(device, copy=True) if isinstance(v, torch.Tensor) else v for k, v in state.items()}
+    return {k: _copy(v, device) if isinstance(v, torch.Tensor) else v for k, v in state.items()}
+
+
+def _copy(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a copy in memory like that of a fresh state: a resumed run is as fast as it was."""
+    if value.dtype == torch.int32:
+        return empty_table(tuple(value.shape), device).copy_(value)
+    return value.to(device, copy=True)
 
 
 def _outline(value: Any) -> str:

@@ -95,7 +95,72 @@ def test_words_that_do_not_fit_the_dimension_are_refused(tmp_path):
         load(path)
 
 
-def test_without_safetensors_the_extra_is_named(tmp_path, monkeypatch):
+def test_without_safetensors_tables_are_written_and_the_extra_to_read_them_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'packedbag\[io\]'"):
-        save(tmp_path / "t.safetensors", table())
+    save(tmp_path / "t.safetensors", table())
+    with pytest.raises(MissingExtraError, match=r"Reading .* Run: pip install 'packedbag\[io\]'"):
+        load(tmp_path / "t.safetensors")
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+@pytest.mark.parametrize("scale", [None, np.float32(0.5), "row"])
+@pytest.mark.parametrize("field", ["user", 'a "quoted" \u00fcser\n'])
+def test_the_bytes_are_those_of_the_writer_of_safetensors(tmp_path, rows, scale, field):
+    before = table(np.arange(rows, dtype=np.float32) if isinstance(scale, str) else scale, rows)
+    before.metadata["field"] = field
+    save(tmp_path / "t.safetensors", before)
+    own = {"version": 1, "embedding_dim": 40, "metadata": before.metadata}
+    arrays = {"weight": before.words} | ({} if before.scale is None else {"scale": before.scale})
+    expected = safetensors_numpy.save(arrays, metadata={"packedbag.table": json.dumps(own, sort_keys=True)})
+    assert (tmp_path / "t.safetensors").read_bytes() == expected
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+@pytest.mark.parametrize("scale", [None, np.float32(0.5), "row"])
+def test_a_mapped_table_is_the_same_table(tmp_path, rows, scale):
+    before = table(np.arange(rows, dtype=np.float32) if isinstance(scale, str) else scale, rows)
+    save(tmp_path / "t.safetensors", before)
+    after = load(tmp_path / "t.safetensors", mmap=True)
+    np.testing.assert_array_equal(after.words, before.words)
+    assert (after.embedding_dim, after.metadata) == (40, before.metadata)
+    if before.scale is None:
+        assert after.scale is None
+    else:
+        np.testing.assert_array_equal(after.scale, before.scale)
+    indices = np.zeros((min(rows, 1), 3), np.int64)
+    np.testing.assert_array_equal(after.bag(indices), before.bag(indices))
+
+
+def test_a_mapped_table_stays_in_the_file_and_cannot_be_written(tmp_path):
+    save(tmp_path / "t.safetensors", table())
+    words = load(tmp_path / "t.safetensors", mmap=True).words
+    assert isinstance(words, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        words[0, 0] = 1
+
+
+def test_a_mapped_table_outlives_a_new_file_of_its_name(tmp_path):
+    save(tmp_path / "t.safetensors", table())
+    mapped = load(tmp_path / "t.safetensors", mmap=True)
+    save(tmp_path / "t.safetensors", table(rows=0))
+    np.testing.assert_array_equal(mapped.words, table().words)
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_weights_of_another_dtype_are_refused(tmp_path, mmap):
+    path = tmp_path / "t.safetensors"
+    header = json.dumps({"version": 1, "embedding_dim": 40, "metadata": {}})
+    safetensors_numpy.save_file({"weight": np.zeros((2, 2), np.int64)}, path, metadata={"packedbag.table": header})
+    with pytest.raises(PackedBagError, match="I64" if mmap else "int64"):
+        load(path, mmap=mmap)
+
+
+def test_a_saved_table_is_not_copied_in_memory(tmp_path, monkeypatch):
+    from packedbag.report import memory
+
+    before = PackedTable(np.full((1 << 22, 4), 7, np.uint32), 128)
+    held = memory.resident_bytes() if memory.reset_peak() else pytest.skip("no /proc/self/clear_refs")
+    save(tmp_path / "t.safetensors", before)
+    after = load(tmp_path / "t.safetensors", mmap=True)
+    assert memory.peak_bytes() - held < before.nbytes / 4
+    assert after.words[-1, -1] == 7
