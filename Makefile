@@ -2,7 +2,8 @@
 #   make demo    train on MovieLens-100k with every embedding weight in one bit, and compare with fp32
 #   make test    all tests; ARGS="-k name" picks some
 #   make lint    ruff: rules and format          make types   mypy, strict, on core, backends and io
-#   make bench   forward pass against torch      make docs    HTML in docs/_build/html
+#   make bench   beside its peers, on this CPU; ARGS="--shapes 1e6x128x2048x20 --threads 1" takes a minute
+#   make bench-report    all of it, written to docs/benchmarks/cpu.md       make docs    HTML in docs/_build/html
 #   make bench-billion    a table of 1e9 x 32 trained, saved, mapped and served; 16 GB of memory, 21 GB of disk
 #   make sanitize    native tests under AddressSanitizer and UndefinedBehaviorSanitizer (needs cmake and g++)
 #   make wheel   a wheel in dist/                make clean   remove what a build made; .venv and runs/ stay
@@ -10,8 +11,9 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
+PEERS := .venv/.peers
 
-.PHONY: demo test lint types bench bench-billion docs sanitize wheel clean
+.PHONY: demo test lint types bench bench-report bench-billion docs sanitize wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -27,8 +29,11 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy packedbag/core packedbag/backends packedbag/io
 
-bench: $(READY)
-	$(BIN)/python benchmarks/forward.py
+bench: $(PEERS)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-report: $(PEERS)
+	$(BIN)/python -m benchmarks --json docs/benchmarks/cpu.json --page docs/benchmarks/cpu.md --figures docs/_static $(ARGS)
 
 bench-billion: $(READY)
 	$(BIN)/python benchmarks/billion.py --limit 18 --json docs/benchmarks/billion.json \
@@ -46,6 +51,10 @@ wheel: $(READY)
 clean:
 	rm -rf build dist docs/_build .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find packedbag tests benchmarks docs examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# FBGEMM fits one torch each: 1.8.0 is of torch 2.13.0. Where it cannot be installed, the benchmarks say so and go on.
+$(PEERS): $(READY)
+	-$(BIN)/python -m pip install --quiet --no-deps fbgemm-gpu-cpu==1.8.0 && touch $@
 
 # The compiled sources are listed, so that a change in one builds the native backend again.
 $(READY): pyproject.toml constraints.txt .ci/venv $(shell find cpu -type f)

@@ -1,134 +1,112 @@
-"""Forward pass of bags, side by side in one run: packedbag, torch on fp32, and torch operators that unpack words.
-
-    python benchmarks/forward.py [--rows V] [--dim D] [--bags B] [--length L] [--threads T] [--json PATH]
-
-All hold the same weights of +-1. In every round each contender reduces the same, fresh set of indices, in an order
-that changes from round to round; reported are medians over the rounds, and the median of each round's ratio to torch.
-"""
+"""Bags a second: every contender on one shape, in groups that fit in memory."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
+import gc
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from memory import processor
 
-import packedbag
-from packedbag import backends
-from packedbag.functional import embedding_bag
-
-BASE = "F.embedding_bag, fp32"
-UNPACK = "torch operators that unpack"
-CHUNK_ROWS = 16384  # 8 MB of unpacked fp32 rows at D = 128: larger pieces leave the cache and are slower
-
-Contender = Callable[[torch.Tensor], torch.Tensor]
+from benchmarks.contender import Batch, Call, Contender
+from benchmarks.machine import last_cache_bytes
+from benchmarks.pages import share_on_huge_pages
+from benchmarks.peers import registry
+from benchmarks.shapes import Shape, index_sets
+from benchmarks.slices import Turn, cold, take_turns
+from benchmarks.table import Expected, Table
 
 
-def unpack_and_sum(words: torch.Tensor, indices: torch.Tensor, dim: int) -> torch.Tensor:
-    """Sum bags (B, L) the way one would without packedbag: gather words, shift, mask, convert, add."""
-    shifts = torch.arange(32, dtype=torch.int32)
-    sums = []
-    for part in indices.split(max(1, CHUNK_ROWS // max(1, indices.shape[1]))):
-        bits = (words[part].unsqueeze(-1) >> shifts) & 1
-        ones = bits.sum(dim=1, dtype=torch.int32).flatten(1)[:, :dim]
-        sums.append((2 * ones - part.shape[1]).to(torch.float32))
-    return torch.cat(sums)
+class WrongValuesError(RuntimeError):
+    """A contender returned other values than the words hold: a fast wrong answer is not worth timing."""
+
+    def __init__(self, name: str, shape: Shape, excess: float) -> None:
+        super().__init__(f"{name} on {shape.name} gives wrong values: {excess:.3g} beyond its tolerance")
 
 
-def contenders(rows: int, dim: int) -> dict[str, Contender]:
-    """Return what is measured; every one but "majority" returns the same sums (B, D) float32."""
-    module = packedbag.PackedEmbeddingBag(rows, dim)
-    words, weight = module.words, module.weight
-    floats = torch.where(module.to_bool(), 1.0, -1.0)
+@dataclass(frozen=True)
+class Options:
+    """What is measured: numbers of threads, seconds a shape, bytes that tables may take at once, names of peers."""
+
+    threads: tuple[int, ...]
+    seconds: float
+    bytes: float
+    peers: tuple[str, ...] | None = None
+    sets: int | None = None
+
+
+def batches(shape: Shape, count: int) -> list[Batch]:
+    """Return the rotating inputs; weights of weighted sums are normally distributed."""
+    generator = np.random.default_rng(2)
+    size = (shape.bags, shape.length)
+    return [
+        Batch.of(indices, generator.standard_normal(size).astype(np.float32)) for indices in index_sets(shape, count)
+    ]
+
+
+def check(contender: Contender, call: Call, shape: Shape, batch: Batch, expected: Expected) -> None:
+    """Raise `WrongValuesError` unless a contender's values are those of the words."""
+    values = call.read(call.function(*call.prepare(batch)))
+    excess = expected.differs(contender.gives, values, call.tolerance * shape.length)
+    if excess > 0:
+        raise WrongValuesError(contender.name, shape, excess)
+
+
+def measure(shape: Shape, options: Options, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the seconds a call of every contender, as JSON can hold them.
+
+    Args:
+        say: is told what happens.
+    """
+    import torch
+
+    start = time.perf_counter()
+    table = Table(shape)
+    inputs = batches(shape, options.sets or shape.sets)
+    expected = Expected(table, inputs[0].indices.numpy(), inputs[0].weights.numpy())
+    chosen, skipped = registry.selected(shape, options.peers)
+    parts = registry.groups(chosen, shape, options.bytes)
+    runs: list[dict[str, Any]] = []
+    on_huge: dict[str, float | None] = {}
+    for number, group in enumerate(parts):
+        say(f"{shape.name}: group {number + 1} of {len(parts)}, {len(group)} contenders")
+        torch.set_num_threads(max(options.threads))
+        table.drop(contender.format for contender in group)
+        gc.collect()
+        turns = []
+        for contender in group:
+            torch.set_num_threads(1)
+            call = contender.build(table)
+            with torch.set_grad_enabled(contender.grad):
+                check(contender, call, shape, inputs[0], expected)
+            on_huge[contender.name] = min(
+                (share for memory in call.memory if (share := share_on_huge_pages(memory)) is not None), default=None
+            )
+            turns.append(Turn(contender.name, call.function, [call.prepare(batch) for batch in inputs], contender.grad))
+        found = take_turns(turns, options.threads, options.seconds / len(parts))
+        if found[0].threads == 1:
+            cold(turns, found[0], last_cache_bytes())
+        runs += [{"group": number, **asdict(taken)} for taken in found]
+        del turns, call
     return {
-        BASE: lambda x: torch.nn.functional.embedding_bag(x, floats, mode="sum"),
-        UNPACK: lambda x: unpack_and_sum(words, x, dim),
-        "packedbag sum, fp32": lambda x: embedding_bag(x, weight, embedding_dim=dim),
-        "packedbag sum, fp16": lambda x: embedding_bag(x, weight, embedding_dim=dim, output_dtype=torch.float16),
-        "packedbag majority, packed": lambda x: embedding_bag(
-            x, weight, embedding_dim=dim, mode="majority", output_dtype=torch.uint32
-        ),
+        "shape": shape.name,
+        "sets": len(inputs),
+        "bags": shape.bags,
+        "families": {contender.name: contender.family for contender in chosen},
+        "gives": {contender.name: contender.gives for contender in chosen},
+        "skipped": skipped,
+        "huge_pages": on_huge,
+        "runs": runs,
+        "took_seconds": time.perf_counter() - start,
     }
 
 
-def check_sums(calls: dict[str, Contender], indices: torch.Tensor) -> None:
-    """Raise unless the sums agree: a fast wrong answer is not worth timing."""
-    expected = calls[BASE](indices)
-    for name, call in calls.items():
-        if "majority" in name:
-            dim = expected.shape[1]
-            same = torch.equal(packedbag.unpack(call(indices), dim), expected >= 0)
-        else:
-            same = torch.equal(call(indices).float(), expected)
-        if not same:
-            raise SystemExit(f"{name} gives other values than {BASE}")
-
-
-def measure(calls: dict[str, Contender], sets: list[torch.Tensor], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each call in each round."""
-    names = list(calls)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds):
-        indices = sets[number % len(sets)]
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
-            start = time.perf_counter()
-            calls[name](indices)
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def summary(seconds: dict[str, list[float]], bags: int) -> dict[str, dict[str, float]]:
-    """Return for each contender the median rate (million bags a second) and the median ratio to torch."""
-    base = seconds[BASE]
-    return {
-        name: {
-            "million_bags_a_second": bags / statistics.median(taken) / 1e6,
-            "times_torch": statistics.median(b / own for b, own in zip(base, taken, strict=True)),
-        }
-        for name, taken in seconds.items()
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--dim", type=int, default=128)
-    parser.add_argument("--bags", type=int, default=2048)
-    parser.add_argument("--length", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=62)
-    parser.add_argument("--sets", type=int, default=31, help="different sets of indices")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write the numbers here")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    generator = np.random.default_rng(0)
-    shape = (options.bags, options.length)
-    sets = [torch.from_numpy(generator.integers(0, options.rows, shape)) for _ in range(options.sets)]
-    calls = contenders(options.rows, options.dim)
-    check_sums(calls, sets[0])
-    with torch.inference_mode():
-        measure(calls, sets, len(calls))
-        found = summary(measure(calls, sets, options.rounds), options.bags)
-    facts: dict[str, Any] = {
-        "machine": processor(),
-        "torch": torch.__version__,
-        "backend": backends.select("cpu").name,
-        **{name: getattr(options, name) for name in ("rows", "dim", "bags", "length", "threads", "rounds")},
-    }
-    print(", ".join(f"{name} {value}" for name, value in facts.items()))
-    for name, line in found.items():
-        print(f"{name:<28} {line['million_bags_a_second']:8.2f} M bags/s {line['times_torch']:7.2f} x torch")
-    if options.json:
-        options.json.write_text(json.dumps({**facts, "results": found}, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+def measure_all(shapes: Sequence[Shape], options: Options, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Measure shape after shape; each frees its tables before the next."""
+    found = []
+    for shape in shapes:
+        found.append(measure(shape, options, say))
+        gc.collect()
+    return found

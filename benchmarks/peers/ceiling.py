@@ -1,0 +1,105 @@
+"""The ceiling: a C loop that fetches the rows of each bag and XORs their words, and does nothing else."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.contender import Batch, Call, Contender
+from benchmarks.pages import on_small_pages
+from benchmarks.shapes import index_sets
+from benchmarks.table import Table
+
+CEILING = "gather ceiling"
+SMALL_PAGES = "gather ceiling, 4 KB pages"
+SOURCE = Path(__file__).with_name("gather.c")
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+#: How many entries ahead a row is prefetched; the best for a table is looked for before it is measured.
+DISTANCES = (0, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256)
+TRIALS = 5
+
+
+@functools.cache
+def _compiled() -> tuple[Any, str | None]:
+    """Return the function, compiled for this machine, or why there is none."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        return None, "there is no C compiler (cc); Debian, Ubuntu: apt install gcc"
+    with tempfile.TemporaryDirectory(prefix="packedbag-") as folder:
+        library = Path(folder) / "gather.so"
+        command = [compiler, *FLAGS, "-o", str(library), str(SOURCE)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return None, f"{' '.join(command)} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}"
+        function = ctypes.CDLL(str(library)).gather
+    integer = ctypes.c_int64
+    pointer = ctypes.c_void_p
+    function.argtypes = [pointer, pointer, integer, integer, integer, pointer, integer, integer]
+    function.restype = None
+    return function, None
+
+
+def missing() -> str | None:
+    """Return why the ceiling cannot be measured here, or None."""
+    return _compiled()[1]
+
+
+def _best_distance(function: Any, words: torch.Tensor, out: torch.Tensor, table: Table) -> int:
+    """Return the prefetch distance with the fastest pass over 8 sets of indices, the best of several passes."""
+    sets = [np.ascontiguousarray(x) for x in index_sets(table.shape, 8, seed=1)]
+    shape, width = table.shape, words.shape[1]
+    best = {}
+    for _ in range(TRIALS):
+        for distance in DISTANCES:
+            start = time.perf_counter()
+            for indices in sets:
+                function(
+                    words.data_ptr(), indices.ctypes.data, shape.bags, shape.length, width, out.data_ptr(), distance, 1
+                )
+            taken = time.perf_counter() - start
+            best[distance] = min(best.get(distance, taken), taken)
+    return min(best, key=best.__getitem__)
+
+
+def _build(name: str) -> Any:
+    def copy(table: Table) -> torch.Tensor:
+        return on_small_pages(tuple(table.words.shape), torch.int32).copy_(table.words)
+
+    def build(table: Table) -> Call:
+        words = table.held("packed, 4 KB pages", copy) if name == SMALL_PAGES else table.words
+        function = _compiled()[0]
+        shape, width = table.shape, words.shape[1]
+        out = torch.empty((shape.bags, width), dtype=torch.int32)
+        distance = _best_distance(function, words, out, table)
+        source, target, bags, length = words.data_ptr(), out.data_ptr(), shape.bags, shape.length
+        threads = torch.get_num_threads
+
+        def call(indices: int) -> torch.Tensor:
+            function(source, indices, bags, length, width, target, distance, threads())
+            return out
+
+        def read(result: torch.Tensor) -> Any:
+            return result.numpy().view(np.uint32)
+
+        return Call(call, prepare=_address, read=read, memory=[words])
+
+    return build
+
+
+def _address(batch: Batch) -> tuple[Any, ...]:
+    return (batch.indices.data_ptr(),)
+
+
+CONTENDERS = (
+    Contender(CEILING, "ceiling", "xor", "packed", 0.125, _build(CEILING), missing=missing),
+    Contender(SMALL_PAGES, "ceiling", "xor", "packed, 4 KB pages", 0.125, _build(SMALL_PAGES), missing=missing),
+)
