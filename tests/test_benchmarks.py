@@ -24,6 +24,8 @@ from benchmarks.readings import between_threads, ratio, seconds
 from benchmarks.shapes import FORWARD, Shape, index_sets
 from benchmarks.table import Expected, Table
 
+from packedbag.backends import missing
+
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 TINY = Shape(rows=300, dim=64, bags=12, length=5)
@@ -255,3 +257,16 @@ def test_memory_is_measured_for_every_kind(tmp_path: Path) -> None:
     assert tables["fp32"] == 32 * tables["packed8"] == 32 * tables["packed2"]
     assert tables["char"] == 8 * tables["packed8"]
     assert all(kind["peak_bytes"] >= kind["table_bytes"] for kind in kinds.values())
+
+
+def test_the_latency_benchmark_times_every_layer_and_the_peers() -> None:
+    if missing("native_cpu"):
+        pytest.skip("it takes the native backend apart")
+    done = run(
+        "latency.py", "--rows", "300", "--dim", "40", "--bags", "2", "--length", "3", "--sets", "3", "--rounds", "2"
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.rsplit(" us", 1) for line in done.stdout.splitlines()]
+    assert all(float(name.split()[-1]) > 0 for name, _ in lines)
+    for what in ("F.embedding_bag, no gradients", "packed module, gradients on", "layer: is_watched"):
+        assert any(name.startswith(what) for name, _ in lines)

@@ -210,6 +210,8 @@ def reduce_bags(
     check_device("indices", indices, device)
     if offsets is not None:
         check_device("offsets", offsets, device)
+    if row_scale is not None:  # the kernel reads it by its address, which elsewhere is no memory of this process
+        check_device("scale", row_scale, device)
     if per_sample_weights is not None:
         check_device("per_sample_weights", per_sample_weights, device)
         check_weights(per_sample_weights, indices)

@@ -141,6 +141,7 @@ def test_a_dropped_lookup_is_a_row_of_zeros():
             r"scale is a \(V,\) tensor that requires a gradient; it must be",
         ),
         ({"scale": torch.ones(V), "mode": "majority"}, r"scale is one value a row with mode='majority'; it must be"),
+        ({"scale": torch.ones(V, device="meta")}, r"scale is on meta; it must be on cpu, where the table is\."),
         ({"indices": INDICES.to("meta")}, r"indices is on meta; it must be on cpu, where the table is\."),
     ],
 )
