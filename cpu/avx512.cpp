@@ -18,8 +18,8 @@ struct Isa {
     }
     static Bytes add(Bytes ones, const Word* words) { return add_mask(ones, *reinterpret_cast<const Mask64*>(words)); }
     static Bytes add_word(Bytes ones, const Word* word) { return add_mask(ones, *word); }
-    // The masks are made by a test of the word, spread over the lanes, with each lane's bit: on Zen 4 a row's 128 columns
-    // take 10 cycles, and 21 where kmovw loads 16 bits at a time.
+    // The masks are made by a test of the word, spread over the lanes, with each lane's bit: on Zen 4 a row of 128
+    // columns takes 2.7 ns, and 5.7 ns where kmovw loads 16 bits at a time.
     static void add_where(__m512* a, const Word* word, __m512 b) {
         const __m512i low = _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6,
                                                                                      5, 4, 3, 2, 1, 0));

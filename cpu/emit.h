@@ -58,13 +58,6 @@ inline void block_values(const BagCall& c, const Count* ones, int64_t kept, Floa
     Count half = static_cast<Count>((kept + 1) / 2);
     switch (c.mode) {
         case PB_SUM:
-            if (sizeof(Count) == 1 && kept <= 127) {  // the sum fits into 8 bits, where lanes are four times as many
-                const int8_t all = static_cast<int8_t>(kept);
-                int8_t sums[BLOCK];
-                for (int j = 0; j < BLOCK; ++j) sums[j] = static_cast<int8_t>(ones[j] + ones[j] - all);
-                for (int j = 0; j < BLOCK; ++j) values[j] = static_cast<float>(sums[j]);
-                break;
-            }
             for (int j = 0; j < BLOCK; ++j) values[j] = static_cast<float>(column_sum(ones[j], kept));
             break;
         case PB_MEAN:

@@ -215,7 +215,9 @@ def test_weights_that_are_not_finite_come_out_as_such(backend: Any, output: str)
     assert torch.isnan(nan).all()
 
 
-@pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 31, 32, 33, 64, 65, 1000])
+@pytest.mark.parametrize(
+    "length", [1, 2, 7, 8, 9, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 64, 65, 255, 256, 257, 1000]
+)
 @pytest.mark.parametrize("kind", ["normal", "huge", "subnormal", "every magnitude", "cancelling"])
 def test_weighted_bags_stay_within_the_bound_for_extreme_factors(backend: Any, length: int, kind: str) -> None:
     rng = np.random.default_rng(length)
@@ -244,6 +246,92 @@ def test_weighted_bags_stay_within_the_bound_for_extreme_factors(backend: Any, l
         allowed = BOUND * size + np.maximum(np.abs(exact) * 2.0**-24, 2.0**-150)
         close = np.abs(out.astype(np.float64) - exact) <= allowed
     assert (close | (np.isinf(rounded) & (out == rounded))).all()
+
+
+# Runs of the weighted kernel hold 24 rows, in pairs; around those, and around the 255 rows that a byte counts.
+RUN_LENGTHS = (0, 1, 2, 3, 7, 8, 20, 23, 24, 25, 26, 47, 48, 49, 72, 255, 256, 257)
+
+
+def weigh(
+    backend: Any,
+    words: np.ndarray,
+    lengths: tuple[int, ...],
+    indices: np.ndarray,
+    weights: np.ndarray | None,
+    scale: np.ndarray | None,
+    dim: int,
+    **options: Any,
+) -> np.ndarray:
+    """Return the float32 bags of ``lengths``, which take ``indices`` in turn."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    out = np.full((len(lengths), dim), 77, np.float32)
+    chosen = {"mode": "sum", "output": "float32", "padding_idx": -1, "bounds": "raise", **options}
+    assert backend.bag(words, indices, offsets, weights, scale, out, embedding_dim=dim, **chosen) == -1
+    return out
+
+
+@pytest.mark.parametrize("dim", [1, 31, 32, 33, 64, 95, 96, 128, 160, 224, 256, 257])
+def test_weights_of_one_give_the_sums_of_bags_without_weights(backend: Any, dim: int) -> None:
+    rng = np.random.default_rng(dim)
+    words, indices = make_words(rng, 50, dim), rng.integers(0, 50, sum(RUN_LENGTHS))
+    ones = np.ones(len(indices), np.float32)
+    for mode in ("sum", "mean"):
+        counted = weigh(backend, words, RUN_LENGTHS, indices, None, None, dim, mode=mode)
+        assert_same(weigh(backend, words, RUN_LENGTHS, indices, ones, None, dim, mode=mode), counted)
+        assert_same(weigh(backend, words, RUN_LENGTHS, indices, None, ones[:50], dim, mode=mode), counted)
+        halved = weigh(backend, words, RUN_LENGTHS, indices, 2 * ones, ones[:50] / 4, dim, mode=mode)
+        assert_same(halved * 2, counted)
+
+
+@pytest.mark.parametrize("dim", [1, 33, 96, 128, 257])
+def test_dropped_entries_of_weighted_bags_do_not_count_wherever_they_stand(backend: Any, dim: int) -> None:
+    rng = np.random.default_rng(dim)
+    words, indices = make_words(rng, 50, dim), rng.integers(0, 50, sum(RUN_LENGTHS))
+    weights, scale = make_gradient(rng, (len(indices),), "normal"), make_gradient(rng, (50,), "normal")
+    dropped = rng.random(len(indices)) < 0.3
+    padded = np.where(dropped & (rng.random(len(indices)) < 0.5), 7, np.where(dropped, 50, indices))
+    kept = padded != 7
+    kept &= padded != 50
+    ends = np.cumsum(RUN_LENGTHS)
+    lengths = tuple(int(kept[end - n : end].sum()) for end, n in zip(ends, RUN_LENGTHS, strict=True))
+    for mode in ("sum", "mean"):
+        expected = weigh(backend, words, lengths, indices[kept], weights[kept], scale, dim, mode=mode)
+        options = {"mode": mode, "padding_idx": 7, "bounds": "skip"}
+        assert_same(weigh(backend, words, RUN_LENGTHS, padded, weights, scale, dim, **options), expected)
+
+
+@pytest.mark.parametrize("factor", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("where", [0, 1, 19, 22, 23])
+def test_a_factor_that_is_not_finite_reaches_its_bag_alone(backend: Any, where: int, factor: float) -> None:
+    rng = np.random.default_rng(where)
+    dim, lengths = 100, (24, 24, 24)
+    words, indices = make_words(rng, 50, dim), rng.integers(0, 50, 72)
+    weights = make_gradient(rng, (72,), "normal")
+    finite = weigh(backend, words, lengths, indices, weights, None, dim)
+    weights[24 + where] = factor
+    out = weigh(backend, words, lengths, indices, weights, None, dim)
+    assert_same(out[[0, 2]], finite[[0, 2]])
+    bits = np.unpackbits(words[indices[24 + where]].view(np.uint8), count=dim, bitorder="little")
+    assert_same(out[1], np.where(bits, np.float32(factor), np.float32(-factor)))
+
+
+@pytest.mark.parametrize("length", [1, 2, 24, 25])
+def test_factors_of_zero_weigh_nothing(backend: Any, length: int) -> None:
+    rng = np.random.default_rng(length)
+    words, indices = make_words(rng, 50, 128), rng.integers(0, 50, length)
+    for zero in (0.0, -0.0):
+        weights = np.full(length, zero, np.float32)
+        # Beside a factor of 0 neither a huge nor a tiny one needs double precision, but both stay what they are.
+        for one in (2.0**-149, 1.0, 2.0**127):
+            weights[-1] = one
+            bits = np.unpackbits(words[indices[-1]].view(np.uint8), count=128, bitorder="little")
+            out = weigh(backend, words, (length,), indices, weights, None, 128)
+            assert_same(out[0], np.where(bits, np.float32(one), np.float32(-one)))
+        weights[-1] = zero
+        out = weigh(backend, words, (length,), indices, weights, np.full(50, 2.0**100, np.float32), 128)
+        assert_same(out, np.zeros_like(out))
+        out = weigh(backend, words, (length,), indices, weights, np.full(50, np.inf, np.float32), 128)
+        assert np.isnan(out).all()
 
 
 @pytest.mark.parametrize("kind", GRADIENTS)

@@ -90,6 +90,32 @@ def test_weighted_bags_give_the_same_bits_wherever_their_buffers_lie(backend: An
             assert_same(run(backend, misalign, dim, mode, output, np.int64, weighted=True), expected)
 
 
+@pytest.mark.parametrize("dim", [64, 128, 1000])
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_rows_are_asked_for_ahead_without_reading_behind_the_indices(backend: Any, dim: int, dtype: Any) -> None:
+    # Only tables above 512 KB are prefetched from, 64 entries ahead: around that many entries, and an index that lies
+    # far outside, which is asked for before it is judged.
+    pages = GuardedPages()
+    rng = np.random.default_rng(dim)
+    width = words_per_row(dim)
+    words = make_words(rng, (1 << 20) // (width * 4), dim)
+    scale = make_gradient(rng, (len(words),), "normal")
+    options = {"embedding_dim": dim, "mode": "sum", "output": "float32", "padding_idx": -1, "bounds": "skip"}
+    for entries in (0, 1, 2, 20, 63, 64, 65, 66, 128, 256, 321):
+        indices = rng.integers(0, len(words), entries).astype(dtype)
+        indices[entries // 2 :: 50] = np.iinfo(dtype).max
+        offsets = np.array([0, entries // 3, entries], np.int64)
+        weights = make_gradient(rng, (entries,), "normal")
+        for w, s in ((None, None), (weights, None), (None, scale), (weights, scale)):
+            out, expected = pages.place(make_out(2, dim, "float32")), make_out(2, dim, "float32")
+            assert (
+                backend.bag(words, pages.place(indices), pages.place(offsets), pages.place(w), s, out, **options) == -1
+            )
+            reference = ORACLE if w is None and s is None else native_cpu.NativeCpu("scalar")
+            assert reference.bag(words, indices, offsets, w, s, expected, **options) == -1
+            assert_same(out, expected)
+
+
 def test_a_byte_behind_a_guarded_array_cannot_be_read() -> None:
     code = (
         "import ctypes, numpy as np\n"
