@@ -183,7 +183,9 @@ def resume(folder: Path, settings: dict[str, Any]) -> None:
         saved = torch.load(folder / CHECKPOINT, mmap=True, weights_only=True)
         module = PackedEmbeddingBag(settings["rows"], settings["dim"], device="meta")
         module.load_state_dict(saved["model"])
+        del saved  # the file's pages count as resident while it is mapped
     with meter.phase("read the checkpoint: the state"):
+        saved = torch.load(folder / CHECKPOINT, mmap=True, weights_only=True)
         optimizer = new_optimizer(module, settings)
         optimizer.load_state_dict(saved["optimizer"])
         del saved
