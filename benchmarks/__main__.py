@@ -88,6 +88,7 @@ def main(arguments: list[str]) -> None:
 
     results = json.loads(given.earlier.read_text()) if given.earlier else measure(given, say)
     say(page.machine(results["machine"]))
+    say(tables.waiting(results))
     show(results, say)
     if given.json:
         given.json.write_text(json.dumps(results, default=float, separators=(",", ":")) + "\n")

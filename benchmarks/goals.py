@@ -108,8 +108,7 @@ def above_state(results: Results) -> Reading | None:
 
 
 NOT_FEWER_CYCLES = (
-    "packedbag is limited by its instructions here, not by memory; the peers' tables fit the last cache better on "
-    "this machine than on the one the goal was set on"
+    "the goal was set on another processor; the larger the last cache, the more of a peer's table it holds"
 )
 CONVERSION = "writing 4 bytes a column costs more than fetching 1 bit a column"
 BANDWIDTH = "both cores share the memory, and two threads start and meet once a call"

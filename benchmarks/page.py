@@ -13,6 +13,7 @@ HEAD = """# CPU speed, measured
 Written by `make bench-report` from [cpu.json](cpu.json), which holds every slice of time; do not edit.
 
 {machine}
+{waiting}
 
 ## Goals
 
@@ -33,7 +34,8 @@ METHOD = """## How it is measured
 - At least 31 sets of indices rotate. A slice is one pass over all of them; contenders take turns slice by slice, in
   an order that moves on every round, so each enjoys the caches that it would have to itself, and none more. The
   first number of threads of a round comes before the second. A slice in which the process waited for a core more
-  than 5 % of the time is left out.
+  than 5 % of the time is left out. Where that leaves fewer than 3 rounds, all count, with one thread by the thread's
+  own CPU time, and the reading says that the machine was busy.
 - "cold": single calls, each after other memory of twice the last cache's size was read.
 - Weights lie in memory that was advised for huge pages before its first write; the share that really came is in
   cpu.json. The package advises tables from 8 MiB on; its smaller ones are measured without, as users have them.
@@ -62,7 +64,11 @@ def machine(facts: dict[str, Any]) -> str:
 def render(results: dict[str, Any]) -> str:
     """Return the page."""
     parts = [
-        HEAD.format(machine=machine(results["machine"]), goals=markdown(*tables.goals_grid(results, commands=True)))
+        HEAD.format(
+            machine=machine(results["machine"]),
+            waiting=tables.waiting(results),
+            goals=markdown(*tables.goals_grid(results, commands=True)),
+        )
     ]
     forward, step = results.get("forward", []), results.get("step", [])
     for name, (title, _) in FIGURES.items():

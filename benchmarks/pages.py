@@ -37,19 +37,20 @@ def _mapped(shape: tuple[int, ...], dtype: torch.dtype, advice: int) -> torch.Te
 
 
 def share_on_huge_pages(table: torch.Tensor) -> float | None:
-    """Return which part of a table's mappings lies on huge pages, 0 to 1, or None where the system does not say."""
+    """Return which part of a table lies on huge pages, 0 to 1, or None where the system does not say.
+
+    The system counts by mapping, and one may hold other memory too: a mapping's huge pages are taken for the
+    table's as far as the table reaches into it.
+    """
     smaps = Path("/proc/self/smaps")
-    if not smaps.exists():
+    if not smaps.exists() or not table.nbytes:
         return None
     begin, end = table.data_ptr(), table.data_ptr() + table.nbytes
-    resident = huge = 0
-    inside = False
+    overlap = huge = 0
     for line in smaps.read_text().splitlines():
         header = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
         if header:
-            inside = int(header[1], 16) < end and int(header[2], 16) > begin
-        elif inside and line.startswith("Rss:"):
-            resident += int(line.split()[1])
-        elif inside and line.startswith("AnonHugePages:"):
-            huge += int(line.split()[1])
-    return huge / resident if resident else None
+            overlap = min(int(header[2], 16), end) - max(int(header[1], 16), begin)
+        elif overlap > 0 and line.startswith("AnonHugePages:"):
+            huge += min(int(line.split()[1]) << 10, overlap)
+    return huge / table.nbytes

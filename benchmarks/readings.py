@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.slices import quartiles
 
-#: With fewer rounds in which nobody waited, all rounds count, and the reading is marked.
+#: With fewer rounds in which nobody waited, all rounds count, by CPU time with one thread, and the reading is marked.
 ENOUGH = 3
 
 
@@ -52,6 +52,12 @@ def _kept(run: dict[str, Any], *names: str) -> tuple[list[int], bool]:
     return (kept, False) if len(kept) >= ENOUGH else (list(rounds), True)
 
 
+def _taken(run: dict[str, Any], name: str, kept: list[int], busy: bool) -> list[float]:
+    """Return the seconds of these rounds: where a busy machine left too few, the thread's own, if it was alone."""
+    own = run["own"].get(name) if busy else None
+    return [(own or run["seconds"][name])[number] for number in kept]
+
+
 def seconds(result: dict[str, Any], threads: int, name: str) -> Reading | None:
     """Return the seconds a call, or None if the contender was not measured."""
     found = runs_with(result, threads, name)
@@ -59,7 +65,7 @@ def seconds(result: dict[str, Any], threads: int, name: str) -> Reading | None:
         return None
     # A contender of every group: the first group, as those that are in one group only.
     kept, busy = _kept(found[0], name)
-    low, middle, high = quartiles([found[0]["seconds"][name][number] for number in kept])
+    low, middle, high = quartiles(_taken(found[0], name, kept, busy))
     return Reading(middle, low, high, busy)
 
 
@@ -70,7 +76,8 @@ def ratio(result: dict[str, Any], threads: int, slow: str, fast: str) -> Reading
         return None
     run = found[0]
     kept, busy = _kept(run, slow, fast)
-    low, middle, high = quartiles([run["seconds"][slow][n] / run["seconds"][fast][n] for n in kept])
+    pairs = zip(_taken(run, slow, kept, busy), _taken(run, fast, kept, busy), strict=True)
+    low, middle, high = quartiles([a / b for a, b in pairs])
     return Reading(middle, low, high, busy)
 
 

@@ -37,10 +37,18 @@ class Turn:
 
 @dataclass
 class Taken:
-    """Seconds a call, by contender, of every round; which of them waited; seconds of single calls on cold caches."""
+    """What each contender took, a call, in every round.
+
+    Attributes:
+        seconds: of the clock.
+        own: seconds of its thread's own time, with one thread: what a busy machine leaves to judge by.
+        waited: the rounds in which it waited for a core.
+        cold: seconds of single calls on emptied caches.
+    """
 
     threads: int
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    own: dict[str, list[float]] = field(default_factory=dict)
     waited: dict[str, list[int]] = field(default_factory=dict)
     cold: dict[str, list[float]] = field(default_factory=dict)
 
@@ -52,7 +60,7 @@ def take_turns(turns: Sequence[Turn], threads: Sequence[int], budget: float) -> 
         threads: of torch, of packedbag and of the ceiling alike.
         budget: seconds; 5 rounds are measured at least, if they fit into three times the budget.
     """
-    found = [Taken(count, {turn.name: [] for turn in turns}, {turn.name: [] for turn in turns}) for count in threads]
+    found = [Taken(count, *({turn.name: [] for turn in turns} for _ in range(3))) for count in threads]
     for taken in found:
         torch.set_num_threads(taken.threads)
         for turn in turns:
@@ -66,25 +74,28 @@ def take_turns(turns: Sequence[Turn], threads: Sequence[int], budget: float) -> 
         for taken in found:
             torch.set_num_threads(taken.threads)
             for turn in (*turns[first:], *turns[:first]):
-                seconds, waited = _slice(turn, alone=taken.threads == 1)
+                seconds, own, waited = _slice(turn, alone=taken.threads == 1)
                 taken.seconds[turn.name].append(seconds)
+                if taken.threads == 1:
+                    taken.own[turn.name].append(own)
                 if waited:
                     taken.waited[turn.name].append(number)
     return found
 
 
-def _slice(turn: Turn, *, alone: bool = True) -> tuple[float, bool]:
-    """Return the seconds a call of one pass over the inputs, and whether the process waited for a core."""
+def _slice(turn: Turn, *, alone: bool = True) -> tuple[float, float, bool]:
+    """Return the seconds a call of one pass over the inputs, its thread's own, and whether it waited for a core."""
     function = turn.function
     with torch.set_grad_enabled(turn.grad):
-        delay, own, start = _delay(), time.thread_time(), time.perf_counter()
+        delay, before, start = _delay(), time.thread_time(), time.perf_counter()
         for arguments in turn.inputs:
             function(*arguments)
         wall = time.perf_counter() - start
+        own = time.thread_time() - before
     waiting = _delay() - delay
     if alone:
-        waiting = max(waiting, wall - (time.thread_time() - own))
-    return wall / len(turn.inputs), waiting > MOST_WAITING * wall
+        waiting = max(waiting, wall - own)
+    return wall / len(turn.inputs), own / len(turn.inputs), waiting > MOST_WAITING * wall
 
 
 def _delay() -> float:

@@ -139,3 +139,11 @@ def skipped(results: dict[str, Any]) -> dict[str, str]:
         for result in results.get(part, []):
             found.update(result["skipped"])
     return found
+
+
+def waiting(results: dict[str, Any]) -> str:
+    """Return in words how many slices waited for a core, which tells how quiet the machine was."""
+    runs = [run for part in ("forward", "step") for result in results.get(part, []) for run in result["runs"]]
+    slices = sum(len(taken) for run in runs for taken in run["seconds"].values())
+    waited = sum(len(rounds) for run in runs for rounds in run["waited"].values())
+    return f"{waited} of {slices} slices waited for a core."
