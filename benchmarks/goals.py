@@ -110,10 +110,15 @@ def above_state(results: Results) -> Reading | None:
 NOT_FEWER_CYCLES = (
     "the goal was set on another processor; the larger the last cache, the more of a peer's table it holds"
 )
-CONVERSION = "writing 4 bytes a column costs more than fetching 1 bit a column"
+CONVERSION = (
+    "a third of the call is the output's fresh memory, which the system clears page by page; the kernel alone is below"
+)
 BANDWIDTH = "both cores share the memory, and two threads start and meet once a call"
 CALL = "the call itself: checks, dispatcher, autograd"
-UPDATE = "the update reads and writes k planes of every row of the batch, each on a cache line of its own"
+UPDATE = (
+    "of about 125 ns a row, a quarter draws random numbers and a fifth moves bits between planes and counters; see "
+    "docs/design/fused_step.md"
+)
 
 GOALS: tuple[Goal, ...] = (
     *(
@@ -152,7 +157,7 @@ GOALS: tuple[Goal, ...] = (
             bound,
             times(MAIN, CEILING, name),
             bench("forward", MAIN, "--peers ceiling packed", "--threads 1"),
-            f"{CALL}, and counting",
+            f"the output's fresh memory, {CALL}, and counting",
         )
         for words, name, bound in (("majority to packed", MAJORITY, 0.90), ("sum to fp32", SUM, 0.75))
     ),

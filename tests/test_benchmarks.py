@@ -23,7 +23,6 @@ from benchmarks.peers.torch_float import FP32
 from benchmarks.readings import between_threads, ratio, seconds
 from benchmarks.shapes import FORWARD, Shape, index_sets
 from benchmarks.table import Expected, Table
-
 from packedbag.backends import missing
 
 ROOT = Path(__file__).parents[1]
