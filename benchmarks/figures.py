@@ -46,7 +46,8 @@ FIGURES: dict[str, tuple[str, Callable[[dict[str, Any], str], float]]] = {
 }
 
 
-def _two_lines(shape: str) -> str:
+def two_lines(shape: str) -> str:
+    """Return a shape as it stands below its bars: table, then batch."""
     rows, dim, bags, length = shape.split("x", 3)
     return f"{rows} x {dim}\n{bags} x {length}"
 
@@ -74,7 +75,7 @@ def draw(name: str, results: list[dict[str, Any]], path: Path) -> None:
     if name == "forward":  # the slowest and the fastest differ a thousandfold
         axes.set_yscale("log")
     axes.set_ylabel(title)
-    axes.set_xticks(range(len(results)), [_two_lines(result["shape"]) for result in results], fontsize=8)
+    axes.set_xticks(range(len(results)), [two_lines(result["shape"]) for result in results], fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(
         frameon=False,
