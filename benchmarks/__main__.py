@@ -9,10 +9,11 @@ Without options: everything. A part in a minute: --parts forward --shapes 1e6x12
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,20 @@ def measure(given: argparse.Namespace, say: Callable[[str], None]) -> dict[str, 
     options = Options(
         tuple(given.threads), given.seconds, given.memory * 1e9, tuple(given.peers) if given.peers else None, given.sets
     )
+
+    def each(part: Any, chosen: Sequence[Shape]) -> list[dict[str, Any]]:
+        found = []
+        for shape in chosen:
+            found.append(part.measure(shape, options, say))
+            gc.collect()  # a shape's tables go before the next shape's come
+        return found
+
     results: dict[str, Any] = {"machine": machine.facts()}
     if "forward" in given.parts:
-        results["forward"] = forward.measure_all(given.shapes or shapes.FORWARD, options, say)
+        results["forward"] = each(forward, given.shapes or shapes.FORWARD)
     if "step" in given.parts:
         chosen = given.shapes or shapes.STEP
-        results["step"] = training.measure_all([shape for shape in chosen if shape.bags > 1], options, say)
+        results["step"] = each(training, [shape for shape in chosen if shape.bags > 1])
     if "memory" in given.parts:
         say("memory of a step")
         results["memory"] = training.memory(given.shapes[0] if given.shapes else Shape.parse(MAIN))

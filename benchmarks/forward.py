@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -101,12 +101,3 @@ def measure(shape: Shape, options: Options, say: Callable[[str], None]) -> dict[
         "runs": runs,
         "took_seconds": time.perf_counter() - start,
     }
-
-
-def measure_all(shapes: Sequence[Shape], options: Options, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Measure shape after shape; each frees its tables before the next."""
-    found = []
-    for shape in shapes:
-        found.append(measure(shape, options, say))
-        gc.collect()
-    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -176,15 +175,6 @@ def measure(shape: Shape, options: Options, say: Callable[[str], None]) -> dict[
         },
         "took_seconds": time.perf_counter() - start,
     }
-
-
-def measure_all(shapes: Sequence[Shape], options: Options, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Measure shape after shape; each frees its tables before the next."""
-    found = []
-    for shape in shapes:
-        found.append(measure(shape, options, say))
-        gc.collect()
-    return found
 
 
 def memory(shape: Shape) -> dict[str, Any]:
