@@ -8,7 +8,7 @@ namespace packedbag {
 namespace {
 
 struct Isa {
-    static constexpr bool SHIFTS_LANES = true, ADDS_WHERE = true;
+    static constexpr bool SHIFTS_LANES = true, ADDS_WHERE = true, WIDENS_BYTES = false;
     static constexpr int COLUMNS = 32, BLOCKS = 8, VECTOR_BYTES = 32;
     typedef __m256i Bytes;
 

@@ -7,7 +7,7 @@ namespace packedbag {
 namespace {
 
 struct Isa {
-    static constexpr bool SHIFTS_LANES = true, ADDS_WHERE = true;
+    static constexpr bool SHIFTS_LANES = true, ADDS_WHERE = true, WIDENS_BYTES = true;
     static constexpr int COLUMNS = 64, BLOCKS = 8, VECTOR_BYTES = 64;
     typedef __m512i Bytes;
     typedef __mmask64 Mask64 __attribute__((aligned(1), may_alias));
@@ -28,6 +28,14 @@ struct Isa {
         a[1] = _mm512_mask_add_ps(a[1], _mm512_test_epi32_mask(bits, _mm512_slli_epi32(low, 16)), a[1], b);
     }
     static void store(uint8_t* to, Bytes ones) { _mm512_storeu_si512(to, ones); }
+
+    // 32 sums 2 * ones - rows, which fit into a byte each.
+    static void byte_sums(const uint8_t* ones, uint8_t rows, Float* values) {
+        __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(ones));
+        x = _mm256_sub_epi8(_mm256_add_epi8(x, x), _mm256_set1_epi8(static_cast<char>(rows)));
+        _mm512_storeu_ps(values, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(x))));
+        _mm512_storeu_ps(values + 16, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(x, 1))));
+    }
 
     static uint32_t at_least(const uint8_t* ones, uint8_t threshold) {
         __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(ones));

@@ -7,8 +7,6 @@
 namespace packedbag {
 namespace {
 
-// Rows are asked for this many indices ahead; measured in docs/design/kernels.md.
-constexpr int64_t AHEAD = 64;
 constexpr int64_t CACHED_BYTES = 512 * 1024;  // a table that stays in L2 needs no prefetch
 
 }  // namespace
@@ -21,7 +19,7 @@ int64_t pb_bag(const pb_bag_args* args) {
     call.width = (call.dim + 31) / 32;
     const Index64* offsets = static_cast<const Index64*>(call.offsets);
     call.total = offsets ? offsets[call.bags] : call.bags * call.length;
-    call.ahead = call.num_rows * call.width * 4 > CACHED_BYTES ? AHEAD : 0;
+    call.fetches = call.num_rows * call.width * 4 > CACHED_BYTES;
     const Kernels& isa = kernels(call.isa);
 
     constexpr int64_t NONE = INT64_MAX;

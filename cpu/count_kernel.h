@@ -9,11 +9,11 @@
 
 #include "emit.h"
 #include "entries.h"
+#include "fetch.h"
 
 namespace packedbag {
 namespace {
 
-constexpr uint64_t PREFETCHED_BYTES = 512;  // of a wide row; the hardware follows a stream by itself
 constexpr int64_t LANE_ROWS = 255;  // an 8-bit lane is full after 255 rows
 constexpr int WORDS = Isa::COLUMNS / 32;
 constexpr int64_t SPAN = Isa::BLOCKS * Isa::COLUMNS;  // columns counted in registers at once
@@ -32,21 +32,6 @@ template <int Blocks, bool Odd>
         ones[k] = Odd && k + 1 == Blocks ? Isa::add_word(ones[k], row + k * WORDS) : Isa::add(ones[k], row + k * WORDS);
 }
 
-// Entries [at, fetching_until(c, stop)) have one `ahead` of them that lies in a bag and is worth asking for. Loops over
-// entries are split there, which saves each entry a comparison.
-inline int64_t fetching_until(const BagCall& c, int64_t stop) { return c.ahead ? least(stop, c.total - c.ahead) : 0; }
-
-// Ask for the row of an index. It is not judged yet: a prefetch of any address is harmless.
-[[gnu::always_inline]] inline void prefetch(const void* words, int64_t index, int64_t width) {
-    uint64_t bytes = static_cast<uint64_t>(width) * 4;
-    uintptr_t row = reinterpret_cast<uintptr_t>(words) + static_cast<uint64_t>(index) * bytes;
-    __builtin_prefetch(reinterpret_cast<const void*>(row));
-    for (uint64_t byte = 64; byte < bytes && byte < PREFETCHED_BYTES; byte += 64)
-        __builtin_prefetch(reinterpret_cast<const void*>(row + byte));
-    // Large arrays of NumPy start 16 bytes into a page: only rows of 4, 8 and 16 bytes never cross a line.
-    if (bytes > 16 || (bytes & (bytes - 1))) __builtin_prefetch(reinterpret_cast<const void*>(row + bytes - 1));
-}
-
 template <class Count>
 inline void add_counts(uint32_t* totals, const Count* ones, int64_t columns) {
     for (int64_t j = 0; j < columns; ++j) totals[j] += ones[j];
@@ -59,7 +44,8 @@ int64_t count_narrow(const BagCall& c, int64_t first, int64_t last) {
     constexpr int64_t columns = Blocks * Isa::COLUMNS;
     const Word* words = static_cast<const Word*>(c.words);
     const Indices indices(c.indices);
-    const int64_t num_rows = c.num_rows, bounds = c.bounds, padding = c.padding, ahead = c.ahead;
+    const int64_t num_rows = c.num_rows, bounds = c.bounds, padding = c.padding;
+    const Rows rows(words, width);
     alignas(64) uint8_t ones[columns];
     alignas(64) uint32_t totals[columns];
     int64_t at = begin_of(c, first);
@@ -72,7 +58,7 @@ int64_t count_narrow(const BagCall& c, int64_t first, int64_t last) {
             int64_t stop = least(end, at + LANE_ROWS), dropped = 0;
             auto count_until = [&](int64_t limit, auto fetches) __attribute__((always_inline)) {
                 for (; at < limit; ++at) {
-                    if (fetches) prefetch(words, indices[at + ahead], width);
+                    if (fetches) rows.ask_far(indices[at + FAR]), rows.ask_near(indices[at + NEAR]);
                     int64_t row = judge(indices[at], num_rows, bounds, padding);
                     if (__builtin_expect(row < 0, 0)) {
                         if (row == OUTSIDE) return false;
@@ -119,6 +105,7 @@ template <class Indices>
 int64_t count_wide(const BagCall& c, int64_t first, int64_t last) {
     const Word* words = static_cast<const Word*>(c.words);
     const Indices indices(c.indices);
+    const Rows table(words, c.width);
     const Word* rows[LANE_ROWS];
     alignas(64) uint8_t ones[SPAN];
     uint32_t* totals = nullptr;
@@ -134,7 +121,7 @@ int64_t count_wide(const BagCall& c, int64_t first, int64_t last) {
             int64_t stop = least(end, at + LANE_ROWS), count = 0;
             int64_t fetching = fetching_until(c, stop);
             for (; at < stop; ++at) {
-                if (at < fetching) prefetch(words, indices[at + c.ahead], c.width);
+                if (at < fetching) table.ask_far(indices[at + FAR]), table.ask_near(indices[at + NEAR]);
                 int64_t row = judge(indices[at], c.num_rows, c.bounds, c.padding);
                 if (row == OUTSIDE) {
                     free(totals);

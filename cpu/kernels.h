@@ -30,7 +30,7 @@ constexpr int64_t STEP_COLUMNS = 2048;
 struct BagCall : pb_bag_args {
     int64_t width;  // W
     int64_t total;  // indices that lie in bags
-    int64_t ahead;  // how many indices ahead rows are prefetched; 0: the table stays in a core's cache
+    bool fetches;   // rows are prefetched: the table is more than a core's cache holds
 };
 
 // Each function does [first, last) of its bags or rows, for one thread, and calls nothing that allocates

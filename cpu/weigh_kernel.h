@@ -33,62 +33,95 @@ inline uint32_t bits_of(float x) {
 struct Run {
     const Word* rows[RUN_ROWS];
     int64_t entries[RUN_ROWS];
-    float twice[RUN_ROWS];  // 2 * weight * scale
+    alignas(64) float twice[RUN_ROWS];  // 2 * weight * scale
     int count;              // of rows
     bool narrow;            // float32 will do
     float starts[2];        // of the chains of even and odd rows
 };
 
-// Take rows from entry `at` on until the run is full or the bag ends; false where `at` has a bad index.
-// Factors are handled one by one: a vector read of what scalar stores just wrote would wait for all of them.
+typedef float Eight __attribute__((vector_size(32)));
+typedef uint32_t EightBits __attribute__((vector_size(32)));
+typedef double EightDoubles __attribute__((vector_size(64)));
+
+// From the factors, of which 24 can be read, whatever stands behind the run's: twice of them, whether float32 will do,
+// and the starts. The even rows' sum is taken in float64 in a fixed order: (0+8+16) + (4+12+20), (2+10+18) + (6+14+22)
+// and then the two; the odd rows' likewise.
+inline void settle(Run& run, const Float* factors) {
+    const uint32_t low = bits_of(SMALLEST_FACTOR), range = bits_of(LARGEST_FACTOR) - low;
+    const EightBits position = {0, 1, 2, 3, 4, 5, 6, 7};
+    const uint32_t count = static_cast<uint32_t>(run.count);
+    EightDoubles sums = {};
+    EightBits outside = {};
+#pragma GCC unroll 3
+    for (uint32_t part = 0; part < RUN_ROWS; part += 8) {
+        EightBits bits;
+        memcpy(&bits, factors + part, sizeof bits);
+        bits &= reinterpret_cast<EightBits>(position + part < count);
+        Eight twice = reinterpret_cast<Eight>(bits);
+        twice += twice;
+        memcpy(run.twice + part, &twice, sizeof twice);
+        sums += __builtin_convertvector(twice, EightDoubles);
+        // As integers the sizes of floats keep their order, with inf and NaN above all: one comparison for both limits.
+        EightBits size = bits & 0x7FFFFFFF;
+        outside |= reinterpret_cast<EightBits>(size - low > range) & reinterpret_cast<EightBits>(size != 0);
+    }
+    uint32_t any = 0;
+    for (int j = 0; j < 8; ++j) any |= outside[j];
+    run.narrow &= any == 0;
+    // From 0, so that no start is -0: then adding 0, where a bit is not set, never changes anything.
+    for (int chain = 0; chain < 2; ++chain)
+        run.starts[chain] = 0.0f - static_cast<float>(0.5 * ((sums[chain] + sums[chain + 4]) + (sums[chain + 2] + sums[chain + 6])));
+}
+
+// Take rows from entry `from` on until the run is full or the bag ends, and move it there; false where it then has a bad index.
 template <class Indices, bool Scaled>
-[[gnu::noinline]] bool fill(Run& run, const BagCall& c, int64_t& at, int64_t end) {
+[[gnu::noinline]] bool fill(Run& run, const BagCall& c, int64_t& from, int64_t end) {
     const Word* words = static_cast<const Word*>(c.words);
     const Indices indices(c.indices);
     const Float* weights = static_cast<const Float*>(c.weights);
     const Float* row_scale = static_cast<const Float*>(c.row_scale);
-    const int64_t width = c.width, num_rows = c.num_rows, bounds = c.bounds, padding = c.padding, ahead = c.ahead;
-    const int64_t fetching = fetching_until(c, end);
-    const uint32_t low = bits_of(SMALLEST_FACTOR), range = bits_of(LARGEST_FACTOR) - low;
-    double next = 0, other = 0;  // sums of the chain that the next row joins, and of the other one
+    const int64_t width = c.width, num_rows = c.num_rows, bounds = c.bounds, padding = c.padding;
+    const Rows table(words, width), scales(row_scale, 1);
+    const int64_t first = from;
+    int64_t at = first;
+    float factors[RUN_ROWS];
     int count = 0;
     bool narrow = true;
-    for (; at < end && count < RUN_ROWS; ++at) {
-        if (at < fetching) {
-            int64_t later = indices[at + ahead];
-            prefetch(words, later, width);
-            if (Scaled) prefetch(row_scale, later, 1);
+    auto take_until = [&](int64_t limit, auto fetches) __attribute__((always_inline)) {
+        for (; at < limit && count < RUN_ROWS; ++at) {
+            if (fetches) {
+                int64_t later = indices[at + FAR], soon = indices[at + NEAR];
+                table.ask_far(later), table.ask_near(soon);
+                if (Scaled) scales.ask_far(later), scales.ask_near(soon);
+            }
+            int64_t row = judge(indices[at], num_rows, bounds, padding);
+            if (__builtin_expect(row < 0, 0)) {
+                if (row == OUTSIDE) return false;
+                continue;
+            }
+            if (Scaled) {
+                float weight = weights ? weights[at] : 1.0f, scale = row_scale[row], factor = weight * scale;
+                narrow &= factor != 0 || weight == 0 || scale == 0;  // an underflow is not a zero
+                factors[count] = factor;
+            }
+            run.rows[count] = words + row * width;
+            run.entries[count++] = at;
         }
-        int64_t row = judge(indices[at], num_rows, bounds, padding);
-        if (__builtin_expect(row < 0, 0)) {
-            if (row == OUTSIDE) return false;
-            continue;
-        }
-        float weight = !Scaled || weights ? weights[at] : 1.0f, scale = Scaled ? row_scale[row] : 1.0f;
-        float factor = weight * scale;
-        // As integers the sizes of floats keep their order, with inf and NaN above all: one comparison for both limits.
-        uint32_t size = bits_of(factor) & 0x7FFFFFFF;
-        if (__builtin_expect(size - low > range, 0)) narrow &= size == 0 && (weight == 0 || scale == 0);
-        factor += factor;
-        run.rows[count] = words + row * width;
-        run.entries[count] = at;
-        run.twice[count++] = factor;
-        double sum = next + static_cast<double>(factor);
-        next = other;
-        other = sum;
-    }
+        return true;
+    };
+    bool inside = take_until(fetching_until(c, end), std::true_type{}) && take_until(end, std::false_type{});
+    from = at;
+    if (!inside) return false;
     run.count = count;
-    if (count & 1) {  // one more row, that adds nothing: rows are summed in pairs
-        run.rows[count] = run.rows[count - 1];
-        run.twice[count] = 0;
-        double sum = next;
-        next = other;
-        other = sum;
-    }
     run.narrow = narrow;
-    // From 0, so that no start is -0: then adding 0, where a bit is not set, never changes anything.
-    run.starts[0] = 0.0f - static_cast<float>(0.5 * next);
-    run.starts[1] = 0.0f - static_cast<float>(0.5 * other);
+    if (count & 1) run.rows[count] = run.rows[count - 1];  // rows are summed in pairs; this one's factor is 0
+    if (!Scaled && count == at - first && first + RUN_ROWS <= c.total) {
+        settle(run, weights + first);
+        return true;
+    }
+    for (int i = 0; !Scaled && i < count; ++i) factors[i] = weights[run.entries[i]];
+    for (int i = count; i < RUN_ROWS; ++i) factors[i] = 0;
+    settle(run, factors);
     return true;
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import shutil
 import subprocess
 import tempfile
@@ -24,7 +25,10 @@ SMALL_PAGES = "gather ceiling, 4 KB pages"
 SOURCE = Path(__file__).with_name("gather.c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 #: How many entries ahead a row is prefetched; the best for a table is looked for before it is measured.
-DISTANCES = (0, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256)
+DISTANCES = (4, 8, 16, 24, 32, 48, 64, 96, 128, 256)
+#: Only into L1; only into L2; into L2, and 8 entries ahead into L1.
+NEAR = (-1, 0, 8)
+PLANS = ((0, -1), *itertools.product(DISTANCES, NEAR))
 TRIALS = 5
 
 
@@ -43,7 +47,7 @@ def _compiled() -> tuple[Any, str | None]:
         function = ctypes.CDLL(str(library)).gather
     integer = ctypes.c_int64
     pointer = ctypes.c_void_p
-    function.argtypes = [pointer, pointer, integer, integer, integer, pointer, integer, integer]
+    function.argtypes = [pointer, pointer, integer, integer, integer, pointer, integer, integer, integer]
     function.restype = None
     return function, None
 
@@ -53,20 +57,20 @@ def missing() -> str | None:
     return _compiled()[1]
 
 
-def _best_distance(function: Any, words: torch.Tensor, out: torch.Tensor, table: Table) -> int:
-    """Return the prefetch distance with the fastest pass over 8 sets of indices, the best of several passes."""
+def _best_plan(function: Any, words: torch.Tensor, out: torch.Tensor, table: Table) -> tuple[int, int]:
+    """Return the one of `PLANS` with the fastest pass over 8 sets of indices, the best of several passes."""
     sets = [np.ascontiguousarray(x) for x in index_sets(table.shape, 8, seed=1)]
     shape, width = table.shape, words.shape[1]
     best = {}
     for _ in range(TRIALS):
-        for distance in DISTANCES:
+        for plan in PLANS:
             start = time.perf_counter()
             for indices in sets:
                 function(
-                    words.data_ptr(), indices.ctypes.data, shape.bags, shape.length, width, out.data_ptr(), distance, 1
+                    words.data_ptr(), indices.ctypes.data, shape.bags, shape.length, width, out.data_ptr(), *plan, 1
                 )
             taken = time.perf_counter() - start
-            best[distance] = min(best.get(distance, taken), taken)
+            best[plan] = min(best.get(plan, taken), taken)
     return min(best, key=best.__getitem__)
 
 
@@ -79,13 +83,13 @@ def _build(name: str) -> Any:
         function = _compiled()[0]
         shape, width = table.shape, words.shape[1]
         out = torch.empty((shape.bags, width), dtype=torch.int32)
-        distance = _best_distance(function, words, out, table)
+        plan = _best_plan(function, words, out, table)
         source, target, bags, length = words.data_ptr(), out.data_ptr(), shape.bags, shape.length
         # A team costs microseconds: a few bags are not worth one.
         threads = torch.get_num_threads if only_batches(table.shape) else lambda: 1
 
         def call(indices: int) -> torch.Tensor:
-            function(source, indices, bags, length, width, target, distance, threads())
+            function(source, indices, bags, length, width, target, *plan, threads())
             return out
 
         def read(result: torch.Tensor) -> Any:

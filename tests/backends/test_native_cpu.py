@@ -248,6 +248,19 @@ def test_weighted_bags_stay_within_the_bound_for_extreme_factors(backend: Any, l
     assert (close | (np.isinf(rounded) & (out == rounded))).all()
 
 
+# Sums of up to 127 rows are taken in signed bytes.
+@pytest.mark.parametrize("length", [1, 126, 127, 128, 129, 254, 255, 256])
+@pytest.mark.parametrize("dim", [32, 100, 128, 600])
+def test_bags_of_one_row_repeated_sum_to_their_length_in_every_column(backend: Any, length: int, dim: int) -> None:
+    words = np.zeros((2, words_per_row(dim)), np.uint32)
+    words[1] = ~words[1]
+    indices = np.repeat(np.array([[0], [1]]), length, axis=1)
+    out = np.empty((2, dim), np.float32)
+    options = {"mode": "sum", "output": "float32", "padding_idx": -1, "bounds": "raise"}
+    assert backend.bag(words, indices, None, None, None, out, embedding_dim=dim, **options) == -1
+    assert (out[0] == -length).all() and (out[1] == length).all()
+
+
 # Runs of the weighted kernel hold 24 rows, in pairs; around those, and around the 255 rows that a byte counts.
 RUN_LENGTHS = (0, 1, 2, 3, 7, 8, 20, 23, 24, 25, 26, 47, 48, 49, 72, 255, 256, 257)
 
