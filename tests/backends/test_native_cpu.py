@@ -258,7 +258,8 @@ def test_bags_of_one_row_repeated_sum_to_their_length_in_every_column(backend: A
     out = np.empty((2, dim), np.float32)
     options = {"mode": "sum", "output": "float32", "padding_idx": -1, "bounds": "raise"}
     assert backend.bag(words, indices, None, None, None, out, embedding_dim=dim, **options) == -1
-    assert (out[0] == -length).all() and (out[1] == length).all()
+    assert (out[0] == -length).all()
+    assert (out[1] == length).all()
 
 
 # Runs of the weighted kernel hold 24 rows, in pairs; around those, and around the 255 rows that a byte counts.
