@@ -7,7 +7,8 @@ namespace packedbag {
 namespace {
 
 constexpr int64_t RUN_OCCURRENCES = 64;  // summed from 0 in one go, whatever the number of threads
-constexpr int64_t SOON = 8;  // occurrences whose gradient rows are asked for ahead
+constexpr int64_t SOON = 8;  // occurrences, or rows, ahead of which gradients are asked for
+constexpr int64_t FEW = 4;   // occurrences of a row whose gradients are asked for
 
 // What occurrence e of distinct row u contributes: each product rounded, in the oracle's order. Plain: nothing but
 // the gradient, without a question asked for each word.
@@ -49,6 +50,13 @@ inline bool plain(const pb_sum_rows_args& args) {
     int64_t bag = static_cast<const Index64*>(args.bags)[static_cast<const Index64*>(args.order)[at]];
     const Float* later = static_cast<const Float*>(args.grad) + bag * args.dim;
     for (int64_t j = 0; j < args.dim; j += 16) __builtin_prefetch(later + j);
+}
+
+// Ask for the gradients of the step's row u, the first few: behind them come others' turns anyway.
+[[gnu::always_inline]] inline void fetch_gradients(const pb_sum_rows_args& args, int64_t u) {
+    const Index64* starts = static_cast<const Index64*>(args.starts);
+    int64_t end = starts[u + 1] < starts[u] + FEW ? starts[u + 1] : starts[u] + FEW;
+    for (int64_t at = starts[u]; at < end; ++at) fetch_gradient(args, at, end);
 }
 
 template <bool Plain>

@@ -27,6 +27,12 @@ struct Indices64 {
 // Rows of more columns need a buffer from the heap for their summed gradients.
 constexpr int64_t STEP_COLUMNS = 2048;
 
+// A distinct row of a step. `gradient`: the row of grad_out that is its gradient, or ~u where that is still to be summed
+// for the step's row u.
+struct Visit {
+    int64_t row, gradient;
+};
+
 struct BagCall : pb_bag_args {
     int64_t width;  // W
     int64_t total;  // indices that lie in bags
@@ -42,7 +48,7 @@ struct Kernels {
     void (*sum_rows)(const pb_sum_rows_args&, int64_t first, int64_t last);
     void (*row_dot)(const pb_row_dot_args&, int64_t first, int64_t last);
     void (*counter_update)(const pb_counter_update_args&, int64_t first, int64_t last);
-    void (*counter_step)(const pb_counter_step_args&, int64_t first, int64_t last, float* wide);
+    void (*counter_step)(const pb_counter_step_args&, const Visit* visits, int64_t first, int64_t last, float* wide);
 };
 
 // The row `isa` of the table in dispatch.cpp.

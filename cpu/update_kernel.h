@@ -54,13 +54,13 @@ inline float row_statistic(const pb_counter_update_args& args, uint32_t& state, 
     if (count) __builtin_prefetch(words + count - 1, 1);
 }
 
-// Update rows [first, last). gradient(u, slot) is where the gradient of row u stands, good until the slot, one of
-// `block`, is used again. Gradients, statistics and counters take turns, so that those of different rows overlap.
-template <class Gradient>
+// Update the rows row(i) for i in [first, last). gradient(i, slot) is where that row's gradient stands, good until the
+// slot, one of `block`, is used again. Gradients, statistics and counters take turns, so that those of different rows
+// overlap.
+template <class Row, class Gradient>
 [[gnu::always_inline]] inline void update_rows(const pb_counter_update_args& args, int64_t first, int64_t last,
-                                               int64_t block, const Gradient& gradient) {
+                                               int64_t block, const Row& row, const Gradient& gradient) {
     const int64_t width = (args.dim + 31) / 32;
-    const Index64* rows = static_cast<const Index64*>(args.rows);
     Word* states = static_cast<Word*>(args.row_state);
     Word* words = static_cast<Word*>(args.words);
     Word* planes = static_cast<Word*>(args.planes);
@@ -68,22 +68,26 @@ template <class Gradient>
     const Float* grads[BLOCK_ROWS];
     float rates[BLOCK_ROWS];
     bool tame[BLOCK_ROWS];
-    auto fetch = [&](int64_t u) __attribute__((always_inline)) {
-        if (u >= last) return;
-        prefetch_write(words + rows[u] * width, width);
-        prefetch_write(planes + rows[u] * width * (args.bits - 1), width * (args.bits - 1));
-        if (states) __builtin_prefetch(states + rows[u], 1);
+    auto fetch = [&](int64_t i) __attribute__((always_inline)) {
+        if (i >= last) return;
+        const int64_t later = row(i);
+        prefetch_write(words + later * width, width);
+        prefetch_write(planes + later * width * (args.bits - 1), width * (args.bits - 1));
+        if (states) __builtin_prefetch(states + later, 1);
     };
-    for (int64_t u = first; u < first + block; ++u) fetch(u);
+    for (int64_t i = first; i < first + block; ++i) fetch(i);
     for (int64_t start = first; start < last; start += block) {
         const int64_t count = last - start < block ? last - start : block;
         for (int64_t i = 0; i < count; ++i) grads[i] = gradient(start + i, i);
+        float q = 0;
         for (int64_t i = 0; i < count; ++i) {
-            float rate = static_cast<float>(args.rate), q = mean_square(grads[i], args.dim);
+            if (i == 0 || grads[i] != grads[i - 1]) q = mean_square(grads[i], args.dim);  // else the same bag's
+            float rate = static_cast<float>(args.rate);
             if (states) {
-                uint32_t state = states[rows[start + i]];
+                Word& kept = states[row(start + i)];
+                uint32_t state = kept;
                 rate = rate / (sqrtf(row_statistic(args, state, q)) + EPSILON);
-                states[rows[start + i]] = state;
+                kept = state;
             }
             rates[i] = rate;
             tame[i] = q < FLT_MAX && rate < TAME_RATE;
@@ -93,7 +97,7 @@ template <class Gradient>
         for (int64_t i = 0; i < count; ++i) {
             fetch(start + block + i);
             for (int64_t word = 0; word < width; ++word) {
-                units[waiting++] = {static_cast<uint64_t>(rows[start + i]), word, args.dim - word * 32,
+                units[waiting++] = {static_cast<uint64_t>(row(start + i)), word, args.dim - word * 32,
                                     grads[i] + word * 32, rates[i], tame[i]};
                 if (waiting == BATCH) {
                     update_units(plan, units, BATCH);
@@ -106,33 +110,33 @@ template <class Gradient>
 }
 
 void counter_update_kernel(const pb_counter_update_args& args, int64_t first, int64_t last) {
+    const Index64* rows = static_cast<const Index64*>(args.rows);
     const Float* grad = static_cast<const Float*>(args.grad);
-    update_rows(args, first, last, BLOCK_ROWS, [&](int64_t u, int64_t) { return grad + u * args.dim; });
+    update_rows(
+        args, first, last, BLOCK_ROWS, [&](int64_t u) { return rows[u]; },
+        [&](int64_t u, int64_t) { return grad + u * args.dim; });
 }
 
-// `sum_rows` and `counter_update` in one pass: a block's gradients are summed while they are in L1, and a row that
-// occurred once, as most do, is updated from grad_out itself. `wide` has room for a row, or is null where
-// BLOCK_FLOATS are enough.
-void counter_step_kernel(const pb_counter_step_args& args, int64_t first, int64_t last, float* wide) {
+// `sum_rows` and `counter_update` in one pass, of visits [first, last): a block's gradients are summed while they are in
+// L1, and a row that occurred once, as most do, is updated from grad_out itself. `wide` has room for a row, or is null
+// where BLOCK_FLOATS are enough.
+void counter_step_kernel(const pb_counter_step_args& args, const Visit* visits, int64_t first, int64_t last,
+                         float* wide) {
     const pb_sum_rows_args& sum = args.sum;
     const int64_t dim = sum.dim;
     alignas(64) float near[BLOCK_FLOATS];
     Float* sums = wide ? wide : near;
     int64_t block = wide ? 1 : BLOCK_FLOATS / dim;
     block = block < BLOCK_ROWS ? block : BLOCK_ROWS;
-    const Index64* bags = static_cast<const Index64*>(sum.bags);
-    const Index64* order = static_cast<const Index64*>(sum.order);
-    const Index64* starts = static_cast<const Index64*>(sum.starts);
     const Float* grad = static_cast<const Float*>(sum.grad);
-    const bool as_it_is = plain(sum) && static_cast<float>(sum.factor) == 1.0f;
-    const int64_t final = starts[last];
-    update_rows(args.update, first, last, block, [&](int64_t u, int64_t slot) -> const Float* {
-        fetch_gradient(sum, starts[u] + SOON, final);
-        // Adding to 0 changes nothing but the sign of a zero, which no step has.
-        if (as_it_is && starts[u + 1] - starts[u] == 1) return grad + bags[order[starts[u]]] * dim;
-        sum_row(sum, u, sums + slot * dim);
-        return sums + slot * dim;
-    });
+    update_rows(
+        args.update, first, last, block, [&](int64_t i) { return visits[i].row; },
+        [&](int64_t i, int64_t slot) -> const Float* {
+            if (i + SOON < last && visits[i + SOON].gradient < 0) fetch_gradients(sum, ~visits[i + SOON].gradient);
+            if (visits[i].gradient >= 0) return grad + visits[i].gradient * dim;
+            sum_row(sum, ~visits[i].gradient, sums + slot * dim);
+            return sums + slot * dim;
+        });
 }
 
 }  // namespace
