@@ -8,7 +8,7 @@ namespace packedbag {
 namespace {
 
 struct Isa {
-    static constexpr bool SHIFTS_LANES = true, ADDS_WHERE = true, WIDENS_BYTES = false;
+    static constexpr bool SHIFTS_LANES = true, BLENDS_BY_SIGN = true, SUMS_BY_TABLE = false, WIDENS_BYTES = false;
     static constexpr int COLUMNS = 32, BLOCKS = 8, VECTOR_BYTES = 32;
     typedef __m256i Bytes;
 
@@ -23,15 +23,8 @@ struct Isa {
     }
     static Bytes add(Bytes ones, const Word* word) { return _mm256_sub_epi8(ones, expand(*word)); }
     static Bytes add_word(Bytes ones, const Word* word) { return add(ones, word); }
-    // The bit of each lane is shifted into its sign, which is all that a blend looks at.
-    static void add_where(__m256* a, const Word* word, __m256 b) {
-        const __m256i counts = _mm256_set_epi32(24, 25, 26, 27, 28, 29, 30, 31);
-        const __m256i bits = _mm256_set1_epi32(static_cast<int32_t>(*word));
-        for (int i = 0; i < 4; ++i) {
-            __m256i here = _mm256_sllv_epi32(bits, _mm256_sub_epi32(counts, _mm256_set1_epi32(8 * i)));
-            a[i] = _mm256_add_ps(a[i], _mm256_blendv_ps(_mm256_setzero_ps(), b, _mm256_castsi256_ps(here)));
-        }
-    }
+    // b where `sign` is negative, else a.
+    static __m256 blend(__m256 a, __m256 b, __m256 sign) { return _mm256_blendv_ps(a, b, sign); }
     static void store(uint8_t* to, Bytes ones) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), ones); }
 
     static uint32_t at_least(const uint8_t* ones, uint8_t threshold) {

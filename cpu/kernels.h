@@ -27,8 +27,8 @@ struct Indices64 {
 // Rows of more columns need a buffer from the heap for their summed gradients.
 constexpr int64_t STEP_COLUMNS = 2048;
 
-// A distinct row of a step. `gradient`: the row of grad_out that is its gradient, or ~u where that is still to be summed
-// for the step's row u.
+// A distinct row of a step. `gradient`: the row of grad_out that is its gradient, or ~u where that is still to be
+// summed for the step's row u.
 struct Visit {
     int64_t row, gradient;
 };

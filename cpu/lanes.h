@@ -77,15 +77,21 @@ inline void masks(uint32_t word, Bits* r) {
         r[i] = reinterpret_cast<Bits>(here != 0);
     }
 }
-// a where the bit of `word` is set, -a where it is not: the missing bit is shifted into the sign, or, where lanes
-// cannot be shifted by different counts, selected by a mask.
-inline Lanes signed_by(uint32_t word, const Lanes& a) {
+// a where the bit of `word` is set, -a where it is not: the bit is shifted into the sign, where a blend looks for it,
+// or the missing bit becomes the sign; where lanes cannot be shifted by different counts, a mask selects.
+template <class I = Isa>  // a template, or the branch not taken would have to compile
+[[gnu::always_inline]] inline Lanes signed_by(uint32_t word, const Lanes& a) {
     Lanes r;
-    if constexpr (Isa::SHIFTS_LANES) {
+    if constexpr (I::SHIFTS_LANES) {
         Ints counts;
         for (int j = 0; j < PER_VECTOR; ++j) counts[j] = 31 - j;
         PB_EACH_VECTOR(i) {
-            Bits missing = (Bits{} + ~word) << (reinterpret_cast<Bits>(counts) - static_cast<uint32_t>(i * PER_VECTOR));
+            const Bits by = reinterpret_cast<Bits>(counts) - static_cast<uint32_t>(i * PER_VECTOR);
+            if constexpr (I::BLENDS_BY_SIGN) {
+                r.v[i] = I::blend(-a.v[i], a.v[i], reinterpret_cast<Vector>((Bits{} + word) << by));
+                continue;
+            }
+            Bits missing = (Bits{} + ~word) << by;
             r.v[i] = reinterpret_cast<Vector>(reinterpret_cast<Bits>(a.v[i]) ^ (missing & 0x80000000u));
         }
     } else {
@@ -103,18 +109,6 @@ inline Lanes only(uint32_t word, const Lanes& a) {
     Lanes r;
     PB_EACH_VECTOR(i) r.v[i] = reinterpret_cast<Vector>(reinterpret_cast<Bits>(a.v[i]) & m[i]);
     return r;
-}
-
-// Add b to a in the columns whose bit of `word` is set.
-template <class I = Isa>  // a template, or the branch not taken would have to compile
-[[gnu::always_inline]] inline void add_where(Lanes& a, const Word* word, const Vector& b) {
-    if constexpr (I::ADDS_WHERE) {
-        I::add_where(a.v, word, b);
-    } else {
-        Bits m[VECTORS];
-        masks(*word, m);
-        PB_EACH_VECTOR(i) a.v[i] += reinterpret_cast<Vector>(reinterpret_cast<Bits>(b) & m[i]);
-    }
 }
 
 // The sum of 32 lanes in the order of DESIGN 2.1: lanes +16, +8, +4, +2, +1; first whole vectors, then halves.

@@ -7,7 +7,7 @@ namespace packedbag {
 namespace {
 
 struct Isa {
-    static constexpr bool SHIFTS_LANES = true, ADDS_WHERE = false, WIDENS_BYTES = false;
+    static constexpr bool SHIFTS_LANES = true, BLENDS_BY_SIGN = false, SUMS_BY_TABLE = false, WIDENS_BYTES = false;
     static constexpr int COLUMNS = 32, BLOCKS = 8, VECTOR_BYTES = 16;
     struct Bytes {
         uint8x16_t low, high;

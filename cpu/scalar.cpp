@@ -9,7 +9,7 @@ namespace packedbag {
 namespace {
 
 struct Isa {
-    static constexpr bool SHIFTS_LANES = false, ADDS_WHERE = false, WIDENS_BYTES = false;
+    static constexpr bool SHIFTS_LANES = false, BLENDS_BY_SIGN = false, SUMS_BY_TABLE = false, WIDENS_BYTES = false;
     static constexpr int COLUMNS = 32, BLOCKS = 8, VECTOR_BYTES = 16;
     struct Bytes {
         uint64_t v[4];

@@ -30,9 +30,8 @@ void pb_counter_update(const pb_counter_update_args* args) {
 namespace packedbag {
 namespace {
 
-// The rows of a step in the order in which they occur first: those of a bag share its gradient, which then stays in L1,
-// and whose mean square is taken once. Sorted by row, each of 2048 x 20 rows fetched 512 bytes of gradient for itself.
-// Null without memory.
+// The rows of a step in the order in which they occur first: those of a bag share its gradient, which then stays in
+// L1, and whose mean square is taken once. Sorted by row, each fetches its gradient for itself. Null without memory.
 Visit* visits_of(const pb_counter_step_args& args) {
     const pb_sum_rows_args& sum = args.sum;
     const Index64* rows = static_cast<const Index64*>(args.update.rows);
@@ -40,7 +39,8 @@ Visit* visits_of(const pb_counter_step_args& args) {
     const Index64* order = static_cast<const Index64*>(sum.order);
     const Index64* starts = static_cast<const Index64*>(sum.starts);
     const int64_t count = args.update.count;
-    const bool plain = !(sum.weights || sum.scale || sum.counts || sum.columns || static_cast<float>(sum.factor) != 1.0f);
+    const bool factors = sum.weights || sum.scale || sum.counts || sum.columns;
+    const bool plain = !factors && static_cast<float>(sum.factor) == 1.0f;
     int64_t positions = 0;
     for (int64_t u = 0; u < count; ++u) positions = positions > order[starts[u]] ? positions : order[starts[u]] + 1;
     Visit* visits = static_cast<Visit*>(malloc(static_cast<size_t>(count) * sizeof(Visit) + 1));
@@ -79,7 +79,8 @@ int64_t pb_counter_step(const pb_counter_step_args* args) {
         isa.counter_step(*args, visits, 0, count, wide);
     } else if (!starved) {
         int64_t floats = count ? (starts[count] - starts[0]) * dim : 0;
-        share(count, floats, [&](int64_t first, int64_t last) { isa.counter_step(*args, visits, first, last, nullptr); });
+        share(count, floats,
+              [&](int64_t first, int64_t last) { isa.counter_step(*args, visits, first, last, nullptr); });
     }
     free(wide);
     free(visits);

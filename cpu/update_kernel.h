@@ -117,8 +117,8 @@ void counter_update_kernel(const pb_counter_update_args& args, int64_t first, in
         [&](int64_t u, int64_t) { return grad + u * args.dim; });
 }
 
-// `sum_rows` and `counter_update` in one pass, of visits [first, last): a block's gradients are summed while they are in
-// L1, and a row that occurred once, as most do, is updated from grad_out itself. `wide` has room for a row, or is null
+// `sum_rows` and `counter_update` in one pass, of visits [first, last): a block's gradients are summed while they are
+// in L1, and a row that occurred once, as most do, is updated from grad_out itself. `wide` has room for a row, or is null
 // where BLOCK_FLOATS are enough.
 void counter_step_kernel(const pb_counter_step_args& args, const Visit* visits, int64_t first, int64_t last,
                          float* wide) {

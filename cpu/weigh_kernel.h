@@ -1,11 +1,9 @@
-// Weighted bags: the sum of w * s * (+-1) = 2 * (the sum where the bit is 1) - (the sum of all w * s), so a row costs one
-// masked addition a column instead of a change of sign and an addition.
+// Weighted bags: sums of f = w * s, each with the sign of its bit, four rows at a time, ((f0 + f1) + (f2 + f3)).
 //
-// A run of up to 24 rows is summed in float32, in two chains (even and odd rows) that start at minus the sum of their
-// factors f and add 2f where the bit is 1. After each addition a chain holds a sum of +-f over all of its rows, never
-// more than F, its sum of |f|. So it errs by u = 2^-24 of F for each of at most 12 additions and for its start; with the
-// rounding of the products and of the sum of the chains that is 15 u, with a mean's division 16 u = 9.54e-7 of
-// the sum of |w s|; DESIGN 2.1 allows 1e-6. Runs are added in float64.
+// A run of up to 64 rows is summed in float32: quads of rows in turn join one of two chains, which start at 0. A factor
+// meets a rounding of its own, two in its quad, at most seven in its chain, whose first sum is exact, one where the
+// chains are added, and a mean's division: 12 u = 7.2e-7 of the sum of |f|, u = 2^-24; DESIGN 2.1 allows 1e-6. Runs are
+// added in float64.
 #pragma once
 
 #include <math.h>
@@ -17,12 +15,11 @@
 namespace packedbag {
 namespace {
 
-constexpr int RUN_ROWS = 24;
+constexpr int RUN_ROWS = 64, QUAD = 4;
 // Inside these limits no product loses bits to underflow and no chain overflows; outside, a run is summed
 // in float64, so that the bound holds for every input.
 constexpr float LARGEST_FACTOR = 0x1p120f, SMALLEST_FACTOR = 0x1p-100f;
-// Words of a row whose sums stay in registers at once: two chains of 4 words take 16 of AVX-512's 32 registers.
-constexpr int TILE_WORDS = Isa::VECTOR_BYTES == 64 ? 4 : 1;
+constexpr int TILE_WORDS = Isa::SUMS_BY_TABLE ? 8 : 1;  // words of a row that are summed at once
 
 inline uint32_t bits_of(float x) {
     uint32_t bits;
@@ -33,47 +30,41 @@ inline uint32_t bits_of(float x) {
 struct Run {
     const Word* rows[RUN_ROWS];
     int64_t entries[RUN_ROWS];
-    alignas(64) float twice[RUN_ROWS];  // 2 * weight * scale
-    int count;              // of rows
-    bool narrow;            // float32 will do
-    float starts[2];        // of the chains of even and odd rows
+    alignas(64) float factors[RUN_ROWS];  // weight * scale, and zeros up to a whole quad
+    alignas(64) float tables[Isa::SUMS_BY_TABLE ? RUN_ROWS / QUAD * 16 : 1];
+    int count;    // of rows
+    bool narrow;  // float32 will do
+
+    int quads() const { return (count + QUAD - 1) / QUAD; }
 };
 
-typedef float Eight __attribute__((vector_size(32)));
-typedef uint32_t EightBits __attribute__((vector_size(32)));
-typedef double EightDoubles __attribute__((vector_size(64)));
+typedef uint32_t Eight __attribute__((vector_size(32)));
 
-// From the factors, of which 24 can be read, whatever stands behind the run's: twice of them, whether float32 will do,
-// and the starts. The even rows' sum is taken in float64 in a fixed order: (0+8+16) + (4+12+20), (2+10+18) + (6+14+22)
-// and then the two; the odd rows' likewise.
+// Take over the run's factors, of which a multiple of eight can be read, and find out whether float32 will do.
+template <class I = Isa>
 inline void settle(Run& run, const Float* factors) {
     const uint32_t low = bits_of(SMALLEST_FACTOR), range = bits_of(LARGEST_FACTOR) - low;
-    const EightBits position = {0, 1, 2, 3, 4, 5, 6, 7};
+    const Eight position = {0, 1, 2, 3, 4, 5, 6, 7};
     const uint32_t count = static_cast<uint32_t>(run.count);
-    EightDoubles sums = {};
-    EightBits outside = {};
-#pragma GCC unroll 3
-    for (uint32_t part = 0; part < RUN_ROWS; part += 8) {
-        EightBits bits;
+    Eight outside = {};
+    for (uint32_t part = 0; part < count; part += 8) {
+        Eight bits;
         memcpy(&bits, factors + part, sizeof bits);
-        bits &= reinterpret_cast<EightBits>(position + part < count);
-        Eight twice = reinterpret_cast<Eight>(bits);
-        twice += twice;
-        memcpy(run.twice + part, &twice, sizeof twice);
-        sums += __builtin_convertvector(twice, EightDoubles);
+        bits &= reinterpret_cast<Eight>(position + part < count);
+        memcpy(run.factors + part, &bits, sizeof bits);
         // As integers the sizes of floats keep their order, with inf and NaN above all: one comparison for both limits.
-        EightBits size = bits & 0x7FFFFFFF;
-        outside |= reinterpret_cast<EightBits>(size - low > range) & reinterpret_cast<EightBits>(size != 0);
+        Eight size = bits & 0x7FFFFFFF;
+        outside |= reinterpret_cast<Eight>(size - low > range) & reinterpret_cast<Eight>(size != 0);
     }
     uint32_t any = 0;
     for (int j = 0; j < 8; ++j) any |= outside[j];
     run.narrow &= any == 0;
-    // From 0, so that no start is -0: then adding 0, where a bit is not set, never changes anything.
-    for (int chain = 0; chain < 2; ++chain)
-        run.starts[chain] = 0.0f - static_cast<float>(0.5 * ((sums[chain] + sums[chain + 4]) + (sums[chain + 2] + sums[chain + 6])));
+    for (int i = run.count; i < run.quads() * QUAD; ++i) run.rows[i] = run.rows[run.count - 1];  // of factor 0
+    if constexpr (I::SUMS_BY_TABLE) I::Tables::make(run.factors, run.quads(), run.tables);
 }
 
-// Take rows from entry `from` on until the run is full or the bag ends, and move it there; false where it then has a bad index.
+// Take rows from entry `from` on until the run is full or the bag ends, and move it there; false where it then has a
+// bad index.
 template <class Indices, bool Scaled>
 [[gnu::noinline]] bool fill(Run& run, const BagCall& c, int64_t& from, int64_t end) {
     const Word* words = static_cast<const Word*>(c.words);
@@ -114,41 +105,31 @@ template <class Indices, bool Scaled>
     if (!inside) return false;
     run.count = count;
     run.narrow = narrow;
-    if (count & 1) run.rows[count] = run.rows[count - 1];  // rows are summed in pairs; this one's factor is 0
     if (!Scaled && count == at - first && first + RUN_ROWS <= c.total) {
         settle(run, weights + first);
         return true;
     }
     for (int i = 0; !Scaled && i < count; ++i) factors[i] = weights[run.entries[i]];
-    for (int i = count; i < RUN_ROWS; ++i) factors[i] = 0;
+    for (int i = count; i < (count + 7) / 8 * 8; ++i) factors[i] = 0;
     settle(run, factors);
     return true;
 }
 
-// Sums of the columns of Words words from `word` on. A function of its own: inlined, GCC 12 keeps some of the chains in
-// memory, and a table in L1 gives 9.3 instead of 10.8 M bags/s (128 columns, 20 rows).
-template <int Words>
-[[gnu::noinline]] void sum_tile(const Run& run, int64_t word, Float* sums) {
-    Lanes even[Words], odd[Words];
-#pragma GCC unroll 4
-    for (int k = 0; k < Words; ++k) even[k] = splat(run.starts[0]), odd[k] = splat(run.starts[1]);
-    for (int i = 0; i < run.count; i += 2) {  // an odd count is followed by a row that adds nothing
-        const Word *first = run.rows[i] + word, *second = run.rows[i + 1] + word;
-        const Vector one = run.twice[i] - Vector{}, other = run.twice[i + 1] - Vector{};
-#pragma GCC unroll 4
-        for (int k = 0; k < Words; ++k) add_where(even[k], first + k, one);
-#pragma GCC unroll 4
-        for (int k = 0; k < Words; ++k) add_where(odd[k], second + k, other);
-    }
-#pragma GCC unroll 4
-    for (int k = 0; k < Words; ++k) store(sums + k * BLOCK, even[k] + odd[k], BLOCK);
-}
-
-// The same for at most TILE_WORDS words. Returns how many it did.
+// Sums of the columns of at most TILE_WORDS words from `word` on; returns of how many.
+template <class I = Isa>  // a template, or the branch not taken would have to compile
 inline int64_t sum_words(const Run& run, int64_t word, int64_t words, Float* sums) {
-    if (TILE_WORDS >= 4 && words >= 4) return sum_tile<4>(run, word, sums), 4;
-    if (TILE_WORDS >= 2 && words >= 2) return sum_tile<2>(run, word, sums), 2;
-    return sum_tile<1>(run, word, sums), 1;
+    if constexpr (I::SUMS_BY_TABLE) {
+        words = least(words, TILE_WORDS);
+        I::Tables::sum(run.rows, run.tables, run.quads(), word, words, sums);
+        return words;
+    } else {
+        Lanes chains[2] = {zeros(), zeros()};
+        auto row = [&](int i) { return signed_by(run.rows[i][word], splat(run.factors[i])); };
+        for (int i = 0, chain = 0; i < run.count; i += QUAD, chain ^= 1)
+            chains[chain] = chains[chain] + ((row(i) + row(i + 1)) + (row(i + 2) + row(i + 3)));
+        store(sums, chains[0] + chains[1], BLOCK);
+        return 1;
+    }
 }
 
 inline void add_run(const BagCall& c, const Run& run, double* totals) {

@@ -216,7 +216,7 @@ def test_weights_that_are_not_finite_come_out_as_such(backend: Any, output: str)
 
 
 @pytest.mark.parametrize(
-    "length", [1, 2, 7, 8, 9, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 64, 65, 255, 256, 257, 1000]
+    "length", [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 127, 128, 129, 255, 256, 257, 1000]
 )
 @pytest.mark.parametrize("kind", ["normal", "huge", "subnormal", "every magnitude", "cancelling"])
 def test_weighted_bags_stay_within_the_bound_for_extreme_factors(backend: Any, length: int, kind: str) -> None:
@@ -262,8 +262,8 @@ def test_bags_of_one_row_repeated_sum_to_their_length_in_every_column(backend: A
     assert (out[1] == length).all()
 
 
-# Runs of the weighted kernel hold 24 rows, in pairs; around those, and around the 255 rows that a byte counts.
-RUN_LENGTHS = (0, 1, 2, 3, 7, 8, 20, 23, 24, 25, 26, 47, 48, 49, 72, 255, 256, 257)
+# Runs of the weighted kernel hold 64 rows, in fours and eights; around those, and the 255 rows that a byte counts.
+RUN_LENGTHS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 12, 20, 63, 64, 65, 68, 127, 128, 129, 192, 255, 256, 257)
 
 
 def weigh(
