@@ -32,8 +32,9 @@ METHOD = """## How it is measured
   dispatcher and allocation of the output included. Lines named "kernel" are the compiled function alone, into
   memory that is there.
 - At least 31 sets of indices rotate. A slice is one pass over all of them; contenders take turns slice by slice, in
-  an order that moves on every round, so each enjoys the caches that it would have to itself, and none more. The
-  first number of threads of a round comes before the second. A slice in which the process waited for a core more
+  an order that moves on every round. Before each slice the contender runs 20 ms, one pass at most, that are not
+  timed: what the one before it left in the caches does not count, and each enjoys what it would have to itself. So
+  tables that the last cache holds, its own or a peer's, are there. The first number of threads of a round comes before the second. A slice in which the process waited for a core more
   than 5 % of the time is left out. Where that leaves fewer than 3 rounds, all count, with one thread by the thread's
   own CPU time, and the reading says that the machine was busy.
 - "cold": single calls, each after other memory of twice the last cache's size was read.
@@ -42,8 +43,8 @@ METHOD = """## How it is measured
 - Zipf: rank r of V rows has a probability proportional to r^-1.05; ranks are given to rows at random.
 - "bool reference" does what bitorch-engine's `BinaryEmbeddingBag` does in its forward pass: it gathers bool rows,
   counts, and returns +1 or -1 in the indices' dtype. Its result is a majority.
-- "gather ceiling" is a C loop that fetches each row and XORs its words; it writes one packed row a bag. The
-  distance of its prefetch is chosen for each table, the best of eleven.
+- "gather ceiling" is a C loop that fetches each row and XORs its words; it writes one packed row a bag. How it
+  prefetches is chosen for each table, the best of 31 ways: distances up to 256 entries, into L1, into L2, or both.
 - A training step is forward, backward of a fixed gradient of the output, and update. Before it is timed, the first
   step's row-wise mean squared gradients are compared with torch's: the same rows, the same values.
 """
