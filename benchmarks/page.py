@@ -34,9 +34,10 @@ METHOD = """## How it is measured
 - At least 31 sets of indices rotate. A slice is one pass over all of them; contenders take turns slice by slice, in
   an order that moves on every round. Before each slice the contender runs 20 ms, one pass at most, that are not
   timed: what the one before it left in the caches does not count, and each enjoys what it would have to itself. So
-  tables that the last cache holds, its own or a peer's, are there. The first number of threads of a round comes before the second. A slice in which the process waited for a core more
-  than 5 % of the time is left out. Where that leaves fewer than 3 rounds, all count, with one thread by the thread's
-  own CPU time, and the reading says that the machine was busy.
+  tables that the last cache holds, packedbag's or a peer's, are there. The first number of threads of a round comes
+  before the second. A slice in which the process waited for a core more than 5 % of the time is left out. Where that
+  leaves fewer than 3 rounds, all count, with one thread by the thread's own CPU time, and the reading says that the
+  machine was busy.
 - "cold": single calls, each after other memory of twice the last cache's size was read.
 - Weights lie in memory that was advised for huge pages before its first write; the share that really came is in
   cpu.json. The package advises tables from 8 MiB on; its smaller ones are measured without, as users have them.

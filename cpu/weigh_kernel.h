@@ -29,10 +29,10 @@ inline uint32_t bits_of(float x) {
 
 struct Run {
     const Word* rows[RUN_ROWS];
-    int64_t entries[RUN_ROWS];
+    int64_t first, last;                  // entries
     alignas(64) float factors[RUN_ROWS];  // weight * scale, and zeros up to a whole quad
     alignas(64) float tables[Isa::SUMS_BY_TABLE ? RUN_ROWS / QUAD * 16 : 1];
-    int count;    // of rows
+    int count;    // of rows: entries that were not dropped
     bool narrow;  // float32 will do
 
     int quads() const { return (count + QUAD - 1) / QUAD; }
@@ -63,6 +63,19 @@ inline void settle(Run& run, const Float* factors) {
     if constexpr (I::SUMS_BY_TABLE) I::Tables::make(run.factors, run.quads(), run.tables);
 }
 
+inline int64_t index_at(const BagCall& c, int64_t at) {
+    return c.index_bytes == 8 ? Indices64(c.indices)[at] : Indices32(c.indices)[at];
+}
+
+// Call act(entry, row) for each entry of the run that was not dropped: for the few runs that need to know which.
+template <class Act>
+inline void each_kept(const BagCall& c, const Run& run, const Act& act) {
+    for (int64_t at = run.first; at < run.last; ++at) {
+        int64_t row = judge(index_at(c, at), c.num_rows, c.bounds, c.padding);
+        if (row >= 0) act(at, row);
+    }
+}
+
 // Take rows from entry `from` on until the run is full or the bag ends, and move it there; false where it then has a
 // bad index.
 template <class Indices, bool Scaled>
@@ -76,7 +89,7 @@ template <class Indices, bool Scaled>
     const int64_t first = from;
     int64_t at = first;
     float factors[RUN_ROWS];
-    int count = 0;
+    int64_t count = 0;
     bool narrow = true;
     auto take_until = [&](int64_t limit, auto fetches) __attribute__((always_inline)) {
         for (; at < limit && count < RUN_ROWS; ++at) {
@@ -95,22 +108,26 @@ template <class Indices, bool Scaled>
                 narrow &= factor != 0 || weight == 0 || scale == 0;  // an underflow is not a zero
                 factors[count] = factor;
             }
-            run.rows[count] = words + row * width;
-            run.entries[count++] = at;
+            run.rows[count++] = words + row * width;
         }
         return true;
     };
     bool inside = take_until(fetching_until(c, end), std::true_type{}) && take_until(end, std::false_type{});
     from = at;
     if (!inside) return false;
-    run.count = count;
+    run.first = first;
+    run.last = at;
+    run.count = static_cast<int>(count);
     run.narrow = narrow;
     if (!Scaled && count == at - first && first + RUN_ROWS <= c.total) {
         settle(run, weights + first);
         return true;
     }
-    for (int i = 0; !Scaled && i < count; ++i) factors[i] = weights[run.entries[i]];
-    for (int i = count; i < (count + 7) / 8 * 8; ++i) factors[i] = 0;
+    if (!Scaled) {
+        float* to = factors;
+        each_kept(c, run, [&](int64_t entry, int64_t) { *to++ = weights[entry]; });
+    }
+    for (int64_t i = count; i < (count + 7) / 8 * 8; ++i) factors[i] = 0;
     settle(run, factors);
     return true;
 }
@@ -141,13 +158,13 @@ inline void add_run(const BagCall& c, const Run& run, double* totals) {
         }
         return;
     }
-    for (int i = 0; i < run.count; ++i) {
-        int64_t row = (run.rows[i] - static_cast<const Word*>(c.words)) / c.width;
-        double factor = c.weights ? static_cast<const Float*>(c.weights)[run.entries[i]] : 1.0f;
+    each_kept(c, run, [&](int64_t entry, int64_t row) {
+        double factor = c.weights ? static_cast<const Float*>(c.weights)[entry] : 1.0f;
         if (c.row_scale) factor *= static_cast<double>(static_cast<const Float*>(c.row_scale)[row]);
+        const Word* bits = static_cast<const Word*>(c.words) + row * c.width;
         for (int64_t w = 0; w < c.width; ++w)
-            for (int j = 0; j < BLOCK; ++j) totals[w * BLOCK + j] += run.rows[i][w] >> j & 1 ? factor : -factor;
-    }
+            for (int j = 0; j < BLOCK; ++j) totals[w * BLOCK + j] += bits[w] >> j & 1 ? factor : -factor;
+    });
 }
 
 // Sum and write a bag of a single run, all in float32.

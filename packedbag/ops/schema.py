@@ -61,7 +61,9 @@ def bag(
     # Two sizes cost 0.5 us less than a tuple of them.
     out = torch.empty(num_bags, width, dtype=torch.int32 if packed else output_dtype, device=words.device)
     indices = indices.contiguous()
-    weights = None if per_sample_weights is None else per_sample_weights.to(torch.float32).contiguous()
+    weights = per_sample_weights
+    if weights is not None and not (weights.dtype is torch.float32 and weights.is_contiguous()):
+        weights = weights.to(torch.float32).contiguous()
     backend = select("cpu" if words.is_cpu else words.device.type)  # the type's name alone costs 0.3 us
     if backend.by_address:  # shapes are read once, and an address costs 0.03 us where a NumPy array costs 0.5 us
         position = cast(AddressedBackend, backend).bag_at(
