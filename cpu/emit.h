@@ -92,13 +92,38 @@ inline void byte_sums(const uint8_t* ones, int64_t kept, Float* values) {
     }
 }
 
+enum class Values { ANY, BYTE_SUMS, BYTE_MEANS };  // the latter are of bags that `byte_sums` can take
+
+// Write the values of columns as floats of the size asked for.
+template <Values Kind, class Count>
+inline void write_values(const BagCall& c, const Count* ones, int64_t kept, int64_t bag, int64_t column,
+                         int64_t columns) {
+    const float n = static_cast<float>(kept > 0 ? kept : 1);
+    auto block = [&](const Count* from, Float* values) __attribute__((always_inline)) {
+        if constexpr (Kind == Values::ANY) block_values(c, from, kept, values);
+        else byte_sums(from, kept, values);
+        if constexpr (Kind == Values::BYTE_MEANS)
+            for (int j = 0; j < BLOCK; ++j) values[j] = values[j] / n;
+    };
+    Float* floats = static_cast<Float*>(c.out) + bag * c.dim + column;
+    int64_t j = 0;
+    if (c.output == PB_FLOAT32)
+        for (; j + BLOCK <= columns; j += BLOCK) block(ones + j, floats + j);
+    for (; j < columns; j += BLOCK) {
+        alignas(64) float values[BLOCK];
+        block(ones + j, values);
+        write_block(c, values, bag, column + j, least(BLOCK, columns - j));
+    }
+}
+
 // Finish `columns` columns from `column`, a multiple of 32, on. `ones` is readable up to the next multiple of 32.
 template <class Count>
 inline void emit(const BagCall& c, const Count* ones, int64_t kept, int64_t bag, int64_t column, int64_t columns) {
     if (c.output == PB_PACKED) {
         int64_t threshold = c.mode == PB_MAJORITY ? (kept + 1) / 2 : 1;
         Word* out = static_cast<Word*>(c.out) + bag * c.width + column / BLOCK;
-        for (int64_t j = 0; j < columns; j += BLOCK) out[j / BLOCK] = at_least(ones + j, threshold) & tail_mask(columns - j);
+        for (int64_t j = 0; j < columns; j += BLOCK)
+            out[j / BLOCK] = at_least(ones + j, threshold) & tail_mask(columns - j);
         return;
     }
     if (c.output == PB_INT32) {
@@ -106,22 +131,13 @@ inline void emit(const BagCall& c, const Count* ones, int64_t kept, int64_t bag,
         for (int64_t j = 0; j < columns; ++j) out[j] = static_cast<int32_t>(column_sum(ones[j], kept));
         return;
     }
-    Float* floats = static_cast<Float*>(c.out) + bag * c.dim + column;
     if constexpr (sizeof(Count) == 1) {
-        if (c.mode == PB_SUM && c.output == PB_FLOAT32 && kept <= INT8_MAX && columns % BLOCK == 0) {
-            for (int64_t j = 0; j < columns; j += BLOCK) byte_sums(ones + j, kept, floats + j);
-            return;
-        }
+        if (kept <= INT8_MAX && c.mode == PB_SUM)
+            return write_values<Values::BYTE_SUMS>(c, ones, kept, bag, column, columns);
+        if (kept <= INT8_MAX && c.mode == PB_MEAN)
+            return write_values<Values::BYTE_MEANS>(c, ones, kept, bag, column, columns);
     }
-    for (int64_t j = 0; j < columns; j += BLOCK) {
-        if (c.output == PB_FLOAT32 && columns - j >= BLOCK) {
-            block_values(c, ones + j, kept, floats + j);
-        } else {
-            alignas(64) float values[BLOCK];
-            block_values(c, ones + j, kept, values);
-            write_block(c, values, bag, column + j, least(BLOCK, columns - j));
-        }
-    }
+    write_values<Values::ANY>(c, ones, kept, bag, column, columns);
 }
 
 }  // namespace
