@@ -73,7 +73,8 @@ def test_per_sample_weights_and_their_gradient(padding_idx, two_dimensional):
     grad = torch.randn_like(ours)
     ours.backward(grad)
     expected.backward(grad)
-    close(mine.grad, theirs.grad)
+    # Sums of D products, each side's in its own order: they differ by roundings of what is summed, not of the result.
+    torch.testing.assert_close(mine.grad, theirs.grad, rtol=0, atol=5e-7 * float(grad.abs().sum(dim=1).max()))
     close(dense_gradient(module), reference.weight.grad)
 
 
