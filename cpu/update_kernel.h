@@ -118,8 +118,8 @@ void counter_update_kernel(const pb_counter_update_args& args, int64_t first, in
 }
 
 // `sum_rows` and `counter_update` in one pass, of visits [first, last): a block's gradients are summed while they are
-// in L1, and a row that occurred once, as most do, is updated from grad_out itself. `wide` has room for a row, or is null
-// where BLOCK_FLOATS are enough.
+// in L1, and a row that occurred once, as most do, is updated from grad_out itself. `wide` has room for a row, or is
+// null where BLOCK_FLOATS are enough.
 void counter_step_kernel(const pb_counter_step_args& args, const Visit* visits, int64_t first, int64_t last,
                          float* wide) {
     const pb_sum_rows_args& sum = args.sum;

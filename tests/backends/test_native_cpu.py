@@ -248,24 +248,6 @@ def test_weighted_bags_stay_within_the_bound_for_extreme_factors(backend: Any, l
     assert (close | (np.isinf(rounded) & (out == rounded))).all()
 
 
-# Sums of up to 127 rows are taken in signed bytes.
-@pytest.mark.parametrize("length", [1, 126, 127, 128, 129, 254, 255, 256])
-@pytest.mark.parametrize("dim", [32, 100, 128, 600])
-@pytest.mark.parametrize(("mode", "output"), [("sum", "float32"), ("sum", "float16"), ("mean", "float32")])
-def test_bags_of_one_row_repeated_reach_the_ends_of_their_range(
-    backend: Any, length: int, dim: int, mode: str, output: str
-) -> None:
-    words = np.zeros((2, words_per_row(dim)), np.uint32)
-    words[1] = ~words[1]
-    indices = np.repeat(np.array([[0], [1]]), length, axis=1)
-    out = np.empty((2, dim), output)
-    options = {"mode": mode, "output": output, "padding_idx": -1, "bounds": "raise"}
-    assert backend.bag(words, indices, None, None, None, out, embedding_dim=dim, **options) == -1
-    end = length if mode == "sum" else 1
-    assert (out[0] == -end).all()
-    assert (out[1] == end).all()
-
-
 # Runs of the weighted kernel hold 64 rows, in fours and eights; around those, and the 255 rows that a byte counts.
 RUN_LENGTHS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 12, 20, 63, 64, 65, 68, 127, 128, 129, 192, 255, 256, 257)
 
