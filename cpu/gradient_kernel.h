@@ -39,11 +39,6 @@ struct Contribution {
     }
 };
 
-// Whether the sums are of gradients without factors of their own.
-inline bool plain(const pb_sum_rows_args& args) {
-    return !(args.weights || args.scale || args.counts || args.columns);
-}
-
 // Ask for the gradient of occurrence `at`, if there is one.
 [[gnu::always_inline]] inline void fetch_gradient(const pb_sum_rows_args& args, int64_t at, int64_t final) {
     if (at >= final) return;

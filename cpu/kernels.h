@@ -33,6 +33,11 @@ struct Visit {
     int64_t row, gradient;
 };
 
+// Whether the sums are of gradients without factors of their own.
+inline bool plain(const pb_sum_rows_args& args) {
+    return !(args.weights || args.scale || args.counts || args.columns);
+}
+
 struct BagCall : pb_bag_args {
     int64_t width;  // W
     int64_t total;  // indices that lie in bags

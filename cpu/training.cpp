@@ -39,8 +39,7 @@ Visit* visits_of(const pb_counter_step_args& args) {
     const Index64* order = static_cast<const Index64*>(sum.order);
     const Index64* starts = static_cast<const Index64*>(sum.starts);
     const int64_t count = args.update.count;
-    const bool factors = sum.weights || sum.scale || sum.counts || sum.columns;
-    const bool plain = !factors && static_cast<float>(sum.factor) == 1.0f;
+    const bool as_it_is = plain(sum) && static_cast<float>(sum.factor) == 1.0f;
     int64_t positions = 0;
     for (int64_t u = 0; u < count; ++u) positions = positions > order[starts[u]] ? positions : order[starts[u]] + 1;
     Visit* visits = static_cast<Visit*>(malloc(static_cast<size_t>(count) * sizeof(Visit) + 1));
@@ -56,8 +55,9 @@ Visit* visits_of(const pb_counter_step_args& args) {
     for (int64_t position = 0; position < positions; ++position) {
         int64_t u = first_at[position];
         if (u < 0) continue;
-        bool once = plain && starts[u + 1] - starts[u] == 1;
-        visits[used++] = {rows[u], once ? bags[position] : ~u};
+        // One gradient's sum is the gradient: adding it to 0 changes only the sign of a zero, which no step has.
+        bool own = as_it_is && starts[u + 1] - starts[u] == 1;
+        visits[used++] = {rows[u], own ? bags[position] : ~u};
     }
     free(first_at);
     return visits;
