@@ -68,10 +68,6 @@ def take_turns(turns: Sequence[Turn], threads: Sequence[int], budget: float) -> 
         budget: seconds; 5 rounds are measured at least, if they fit into three times the budget.
     """
     found = [Taken(count, *({turn.name: [] for turn in turns} for _ in range(3))) for count in threads]
-    for taken in found:
-        torch.set_num_threads(taken.threads)
-        for turn in turns:
-            _slice(turn)
     end = time.perf_counter() + budget
     for number in range(MOST_ROUNDS):
         left = end - time.perf_counter()
