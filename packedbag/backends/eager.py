@@ -6,11 +6,12 @@ temporary is larger than a few tens of megabytes, whatever the arguments, beyond
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
 
-from packedbag.backends.eager_bits import clear_tail, pack_bits, unpack_signs
+from packedbag.backends.eager_bits import clear_tail, pack_bits, unpack_bits, unpack_signs
 from packedbag.backends.eager_counters import update_rows
 from packedbag.backends.eager_gradients import Occurrences, Runs, first_to_decide
 from packedbag.backends.eager_numpy import accepts_numpy
@@ -81,6 +82,7 @@ class Eager:
     name: ClassVar[str] = "eager"
     arrays: ClassVar[str] = "torch"
     by_address: ClassVar[bool] = False
+    deferred: ClassVar[bool] = False
 
     @accepts_numpy
     def bag(
@@ -204,6 +206,18 @@ class Eager:
             for start, end in spans:
                 runs.add(out[first:last], occurrences, slice(first, last), slice(start, end))
         return out.mul_(factor)
+
+    @partial(accepts_numpy, words=False)
+    def hamming(self, words: Tensor, queries: Tensor, *, embedding_dim: int) -> Tensor:
+        """See `packedbag.backends.protocol.Backend.hamming`."""
+        out = torch.empty((len(queries), len(words)), dtype=torch.int32, device=words.device)
+        most = rows_at_once(words.device, words.shape[1] * BITS_PER_WORD)
+        for start in range(0, len(words), most):
+            part = words[start : start + most]
+            for number, query in enumerate(queries):
+                differ = unpack_bits(part ^ query)[:, :embedding_dim]
+                out[number, start : start + most] = differ.sum(1, dtype=torch.int32)
+        return out
 
     @accepts_numpy
     def row_dot(self, words: Tensor, rows: Tensor, grad: Tensor, *, embedding_dim: int) -> Tensor:

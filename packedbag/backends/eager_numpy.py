@@ -36,16 +36,16 @@ def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
     return tensor if held_as is None else tensor.view(held_as)
 
 
-def as_array(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    """Return an array on the memory of ``tensor``; int32 results of a backend are words, hence uint32."""
+def as_array(tensor: torch.Tensor, *, words: bool = True) -> npt.NDArray[Any]:
+    """Return an array on the memory of ``tensor``; int32 are ``words``, hence uint32, or numbers."""
     array: npt.NDArray[Any] = tensor.numpy()
-    return array.view(np.uint32) if array.dtype == np.int32 else array
+    return array.view(np.uint32) if words and array.dtype == np.int32 else array
 
 
-def accepts_numpy(method: Function) -> Function:
+def accepts_numpy(method: Function, *, words: bool = True) -> Function:
     """Let a method of tensors be called with NumPy arrays as well; it then returns NumPy arrays.
 
-    No gradient is recorded in either case.
+    No gradient is recorded in either case. ``words``: whether int32 results are words.
     """
 
     @functools.wraps(method)
@@ -57,7 +57,7 @@ def accepts_numpy(method: Function) -> Function:
             named = {name: as_tensor(x) if isinstance(x, np.ndarray) else x for name, x in named.items()}
             result = method(self, *args, **named)
         if isinstance(result, torch.Tensor):
-            return as_array(result)
+            return as_array(result, words=words)
         return tuple(map(as_array, result)) if isinstance(result, tuple) else result
 
     return cast(Function, call)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from packedbag.backends import native_library as lib
 from packedbag.backends.native_library import address
+from packedbag.backends.numpy_hamming import NumpyHamming
 from packedbag.backends.protocol import CounterRule, Factors
 from packedbag.core.errors import BackendError
 from packedbag.core.layout import words_per_row
@@ -87,7 +88,7 @@ def advise_huge_pages(array: Any) -> bool:
     return bool(lib.load().pb_advise_huge_pages(address(array), array.nbytes))
 
 
-class NativeCpu:
+class NativeCpu(NumpyHamming):
     """The compiled kernels as a backend; contracts stand in `packedbag.backends.protocol.Backend`.
 
     Args:
@@ -97,6 +98,7 @@ class NativeCpu:
     name: ClassVar[str] = "native_cpu"
     arrays: ClassVar[str] = "numpy"
     by_address: ClassVar[bool] = True
+    deferred: ClassVar[bool] = False
 
     def __init__(self, isa: str | None = None) -> None:
         library = lib.load()

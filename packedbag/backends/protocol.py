@@ -7,7 +7,7 @@ unchecked; `Backend.bag` judges them by ``bounds`` in the pass that reads them. 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol, TypedDict, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 
 class Factors(TypedDict):
@@ -36,12 +36,13 @@ class Backend(Protocol):
     """A way of computing.
 
     ``arrays`` says what it is handed: "numpy" or "torch" (any device). ``by_address``: it is an
-    `AddressedBackend` as well.
+    `AddressedBackend` as well; ``deferred``: it is a `DeferredBackend` as well.
     """
 
     name: ClassVar[str]
     arrays: ClassVar[str]
     by_address: ClassVar[bool]
+    deferred: ClassVar[bool]
 
     def bag(
         self,
@@ -160,6 +161,17 @@ class Backend(Protocol):
         """
         ...
 
+    def hamming(self, words: Any, queries: Any, *, embedding_dim: int) -> Any:
+        """Return in how many of D columns each row differs from each query.
+
+        Args:
+            words: (V, W); queries: (Q, W); tail bits of both count for nothing.
+
+        Returns:
+            (Q, V) int32.
+        """
+        ...
+
     def row_dot(self, words: Any, rows: Any, grad: Any, *, embedding_dim: int) -> Any:
         """Return dot(grad[i], +-row of rows[i]) for each i, (U,) float32, in the lane order of DESIGN 2.1."""
         ...
@@ -216,6 +228,122 @@ class FusesCounterSteps(Protocol):
             words, planes, row_state, rows: as in `Backend.counter_update`.
             grad, bags, order: as in `Backend.sum_rows`; starts: (U + 1,) int64, those of ``rows``.
         """
+        ...
+
+
+class Marked(NamedTuple):
+    """A batch as a device keeps it for its step: nothing is left out, so that no size depends on values.
+
+    Attributes:
+        rows: (N,) int32 or int64, V where the entry is dropped.
+        bags: (N,) int64.
+        counts: (B,) float32, how many entries of each bag are kept.
+        bad: (1,) float32, NaN where ``bounds="raise"`` refuses an index or where offsets are wrong, else 0.
+        ends: (B + 1,) int64 offsets, or None with 2-D indices.
+        length: of each bag with 2-D indices.
+    """
+
+    rows: Any
+    bags: Any
+    counts: Any
+    bad: Any
+    ends: Any | None
+    length: int
+
+
+class DeferredBackend(Backend, Protocol):
+    """A backend of a device that runs behind the host, which therefore never waits for it in a training step.
+
+    `Backend.bag` returns -1 always: what ``bounds="raise"`` refuses counts as dropped, and `raise_found` raises later.
+    Gradients keep dropped entries, as `mark` gives them, and a step is decided on the device.
+    """
+
+    def bag_ends(self, offsets: Any, num_indices: int, *, include_last_offset: bool) -> Any:
+        """Return offsets (B + 1,) int64, the end included; wrong ones are found later, and read nothing outside."""
+        ...
+
+    def mark(
+        self,
+        indices: Any,
+        offsets: Any | None,
+        *,
+        num_embeddings: int,
+        padding_idx: int,
+        include_last_offset: bool,
+        bounds: str,
+    ) -> Marked:
+        """Return the row and the bag of every entry; see `Marked`."""
+        ...
+
+    def marked_columns(self, words: Any, marked: Marked, *, embedding_dim: int) -> Any:
+        """Return what `Backend.max_columns` does for every entry, (N, W); 0 for dropped ones."""
+        ...
+
+    def marked_weight_gradient(
+        self, words: Any, marked: Marked, grad: Any, *, row_scale: Any | None, mean: bool
+    ) -> Any:
+        """Return what `Backend.weight_gradient` does for every entry, (N,) float32; 0 for dropped ones."""
+        ...
+
+    def pack(self, x: Any) -> Any:
+        """Pack bools or signs (..., D), free of NaN, into int32 words (..., W)."""
+        ...
+
+    def unpack(self, words: Any, embedding_dim: int) -> Any:
+        """Unpack int32 words (..., W) into bools (..., D)."""
+        ...
+
+    def new_flag(self) -> Any:
+        """Return an int32 (1,) that is 0, in host memory that the device can write to."""
+        ...
+
+    def judge(self, control: Any, anchor_gradient: Any, share: float, table: int) -> Any:
+        """Decide on the device whether a table takes part in a step: `packedbag.optim.device_control`.
+
+        Args:
+            control: int64 fields, of the optimizer on this device.
+            anchor_gradient: (1,) float32; share: what backward calls added to it.
+            table: position in the optimizer.
+
+        Returns:
+            (2,) float32: what gradients are multiplied by, and 1 where there are any, else 0.
+        """
+        ...
+
+    def marked_step(
+        self,
+        words: Any,
+        planes: Any,
+        row_state: Any | None,
+        rows: Any,
+        bags: Any,
+        grad: Any,
+        *,
+        weights: Any | None,
+        counts: Any | None,
+        columns: Any | None,
+        factor: Any,
+        control: Any,
+        rule: CounterRule,
+        row_scale: Any | None,
+        scale_squares: Any | None,
+        scale_rate: float,
+    ) -> None:
+        """Sum gradients and update counters, and row scales if given, unless `judge` decided against it.
+
+        Args:
+            rows, bags, weights, columns: by occurrence, as `mark` gives them.
+            factor: from `judge`; the step's number is in ``control``, not in ``rule``.
+            row_scale: (V,) float32, trained here; scale_squares: (V,), its state.
+        """
+        ...
+
+    def finish(self, control: Any, flag: Any) -> None:
+        """End a step: count it, or its refusal, which sets ``flag``."""
+        ...
+
+    def raise_found(self, device: Any, *, wait: bool) -> None:
+        """Raise what was found on ``device``; ``wait`` for what is still running there."""
         ...
 
 

@@ -88,6 +88,7 @@ class Reference:
     name: ClassVar[str] = "reference"
     arrays: ClassVar[str] = "numpy"
     by_address: ClassVar[bool] = False
+    deferred: ClassVar[bool] = False
 
     def bag(
         self,
@@ -230,6 +231,14 @@ class Reference:
                         partial = partial + g
                     total = total + partial
                 out[u] = total * np.float32(factor)
+        return out
+
+    def hamming(self, words: Any, queries: Any, *, embedding_dim: int) -> npt.NDArray[np.int32]:
+        """See `packedbag.backends.protocol.Backend.hamming`."""
+        table, wanted = unpack_array(words, embedding_dim), unpack_array(queries, embedding_dim)
+        out = np.empty((len(wanted), len(table)), np.int32)
+        for number, query in enumerate(wanted):
+            out[number] = (table != query).sum(axis=1)
         return out
 
     def row_dot(self, words: Any, rows: I64, grad: F32, *, embedding_dim: int) -> F32:

@@ -32,6 +32,7 @@ class Entry:
 #: In order of preference. A backend is one row here and one file beside this one.
 REGISTRY: dict[str, Entry] = {
     "native_cpu": Entry("packedbag.backends.native_cpu", ("cpu",), "numpy"),
+    "cupy_cuda": Entry("packedbag.backends.cupy_cuda", ("cuda",), "torch"),
     "eager": Entry("packedbag.backends.eager", (), "torch"),
     "reference": Entry("packedbag.backends.reference", ("cpu",), "numpy"),
 }

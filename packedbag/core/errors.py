@@ -40,14 +40,24 @@ class ShapeError(PackedBagError, ValueError):
         self.argument = argument
 
 
-class IndexRangeError(PackedBagError, IndexError):
-    """An index lies outside ``[0, num_embeddings)``."""
+def _late(device: str | None) -> str:
+    """Return what is added to an error that a device found and the host reports later."""
+    if device is None:
+        return ""
+    return (
+        f" Found on {device} by an earlier call, which left the entry out; packedbag.check_cuda() behind a call "
+        f"checks that call."
+    )
 
-    def __init__(self, position: int, value: int, num_embeddings: int) -> None:
+
+class IndexRangeError(PackedBagError, IndexError):
+    """An index lies outside ``[0, num_embeddings)``; on a GPU it may be one of an earlier call, on ``device``."""
+
+    def __init__(self, position: int, value: int, num_embeddings: int, *, device: str | None = None) -> None:
         rows = f"rows 0..{num_embeddings - 1}" if num_embeddings else "no rows"
         super().__init__(
             f"indices[{position}] is {value}; the table has {rows}. "
-            f"Pass bounds='clamp' or 'skip' to accept such indices."
+            f"Pass bounds='clamp' or 'skip' to accept such indices." + _late(device)
         )
         self.position = position
         self.value = value
@@ -56,9 +66,10 @@ class IndexRangeError(PackedBagError, IndexError):
 class OffsetsError(PackedBagError, ValueError):
     """``offsets`` do not describe bags: they must start at 0, never decrease, and stay within the indices."""
 
-    def __init__(self, position: int, value: int, allowed: str) -> None:
+    def __init__(self, position: int, value: int, allowed: str, *, device: str | None = None) -> None:
         super().__init__(
             f"offsets[{position}] is {value}; it must be {allowed}. Bag b is indices[offsets[b]:offsets[b + 1]]."
+            + _late(device)
         )
         self.position = position
 
@@ -117,11 +128,21 @@ class ReplacedAnchorError(PackedBagError, RuntimeError):
 
 
 class GradientError(PackedBagError, ValueError):
-    """A gradient is NaN or infinite; no bit was changed."""
+    """A gradient is NaN or infinite; no bit was changed.
 
-    def __init__(self, table: str) -> None:
+    Args:
+        table: describes it.
+        refused: how many steps a device has refused since it was last asked; None where the host refused this one.
+    """
+
+    def __init__(self, table: str, *, refused: int | None = None) -> None:
+        what, why = "the step was refused and no bit has changed", ""
+        if refused is not None:
+            steps = "1 step was" if refused == 1 else f"{refused} steps were"
+            what = f"{steps} refused on the device, and no bit has changed in them"
+            why = "A batch with an index outside the table, under bounds='raise', is refused in the same way. "
         super().__init__(
-            f"the gradient of table {table} is NaN or infinite; the step was refused and no bit has changed. "
+            f"the gradient of table {table} is NaN or infinite; {what}. {why}"
             f"Lower the learning rate of the dense part, clip its gradients, or use torch.amp.GradScaler."
         )
         self.table = table

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from packedbag.backends.protocol import Backend
+from packedbag.backends.protocol import Backend, DeferredBackend
 from packedbag.core.bags import bounded_offsets
 
 
@@ -28,8 +28,14 @@ def to_torch(result: Any) -> torch.Tensor:
     return tensor
 
 
-def csr_offsets(offsets: torch.Tensor, num_indices: int, *, include_last_offset: bool) -> torch.Tensor:
-    """Return checked offsets (B + 1,) int64 on the device of ``offsets``."""
+def csr_offsets(
+    backend: Backend, offsets: torch.Tensor, num_indices: int, *, include_last_offset: bool
+) -> torch.Tensor:
+    """Return offsets (B + 1,) int64 on the device of ``offsets``, checked now or, by a deferred backend, there."""
+    if backend.deferred:
+        deferred = cast(DeferredBackend, backend)
+        ends: torch.Tensor = deferred.bag_ends(offsets, num_indices, include_last_offset=include_last_offset)
+        return ends
     checked = bounded_offsets(offsets.cpu().numpy(), num_indices, include_last_offset=include_last_offset)
     return torch.from_numpy(np.ascontiguousarray(checked)).to(offsets.device)
 
@@ -46,7 +52,7 @@ def kept_entries(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return rows (K,), positions (K,) and offsets (B + 1,) of the entries that are kept: `Backend.keep`."""
     if offsets is not None:
-        offsets = csr_offsets(offsets, indices.numel(), include_last_offset=include_last_offset)
+        offsets = csr_offsets(backend, offsets, indices.numel(), include_last_offset=include_last_offset)
     rows, positions, starts = backend.keep(
         to_backend(backend, indices.contiguous()),
         to_backend(backend, offsets),

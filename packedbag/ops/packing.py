@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from packedbag.backends.protocol import DeferredBackend
+from packedbag.backends.registry import select
 from packedbag.core.errors import ArgumentError, DtypeError, ShapeError
 from packedbag.core.layout import BITS_PER_WORD, check_embedding_dim, pack_array, unpack_array, words_per_row
 
@@ -65,16 +67,20 @@ def _pack_tensor(x: torch.Tensor) -> torch.Tensor:
     if x.is_floating_point():
         if bool(torch.isnan(x).any()):
             raise ArgumentError("x", "NaN somewhere", "free of NaN", "A NaN has no sign to keep.")
-        x = x >= 0
     elif x.dtype != torch.bool:
         raise DtypeError("x", x.dtype, "bool or floating point", "Pass x > 0 or x.bool() to pack integers.")
     x = x.detach()
     if x.device.type == "cpu":
-        return torch.from_numpy(pack_array(x.numpy()))
+        return torch.from_numpy(pack_array((x if x.dtype == torch.bool else x >= 0).numpy()))
+    backend = select(x.device.type)
+    if backend.deferred:
+        words: torch.Tensor = cast(DeferredBackend, backend).pack(x)
+        return words.view(torch.uint32)
     width = words_per_row(x.shape[-1])
-    padded = torch.nn.functional.pad(x, (0, width * BITS_PER_WORD - x.shape[-1]))
-    bits = padded.reshape(*x.shape[:-1], width, BITS_PER_WORD).to(torch.int64)
-    packed = (bits << torch.arange(BITS_PER_WORD, device=x.device)).sum(-1)
+    bits = x if x.dtype == torch.bool else x >= 0
+    padded = torch.nn.functional.pad(bits, (0, width * BITS_PER_WORD - x.shape[-1]))
+    spread = padded.reshape(*x.shape[:-1], width, BITS_PER_WORD).to(torch.int64)
+    packed = (spread << torch.arange(BITS_PER_WORD, device=x.device)).sum(-1)
     return packed.to(torch.int32).view(torch.uint32)
 
 
@@ -89,6 +95,10 @@ def _unpack_tensor(words: torch.Tensor, embedding_dim: int) -> torch.Tensor:
     words = words.detach()
     if words.device.type == "cpu":
         return torch.from_numpy(unpack_array(words.contiguous().numpy(), dim))
+    backend = select(words.device.type)
+    if backend.deferred:
+        unpacked: torch.Tensor = cast(DeferredBackend, backend).unpack(words.view(torch.int32), dim)
+        return unpacked
     shifts = torch.arange(BITS_PER_WORD, device=words.device, dtype=torch.int32)
     bits = (words.contiguous().view(torch.int32).unsqueeze(-1) >> shifts) & 1
     return bits.flatten(-2)[..., :dim].to(torch.bool)

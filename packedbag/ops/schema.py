@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 
-from packedbag.backends.protocol import AddressedBackend
+from packedbag.backends.protocol import AddressedBackend, DeferredBackend
 from packedbag.backends.registry import select
 from packedbag.core.errors import IndexRangeError
 from packedbag.core.layout import words_per_row
@@ -51,11 +51,12 @@ def bag(
     output_dtype: torch.dtype,
 ) -> torch.Tensor:
     """Reduce bags; shapes and dtypes are checked by the caller, values here."""
+    backend = select("cpu" if words.is_cpu else words.device.type)  # the type's name alone costs 0.3 us
     if offsets is None:
         num_bags, length = indices.shape
     else:
         num_bags, length = offsets.shape[0] - include_last_offset, 0
-        offsets = csr_offsets(offsets, indices.shape[0], include_last_offset=include_last_offset)
+        offsets = csr_offsets(backend, offsets, indices.shape[0], include_last_offset=include_last_offset)
     packed = output_dtype is torch.uint32
     width = words_per_row(embedding_dim) if packed else embedding_dim
     # Two sizes cost 0.5 us less than a tuple of them.
@@ -64,7 +65,6 @@ def bag(
     weights = per_sample_weights
     if weights is not None and not (weights.dtype is torch.float32 and weights.is_contiguous()):
         weights = weights.to(torch.float32).contiguous()
-    backend = select("cpu" if words.is_cpu else words.device.type)  # the type's name alone costs 0.3 us
     if backend.by_address:  # shapes are read once, and an address costs 0.03 us where a NumPy array costs 0.5 us
         position = cast(AddressedBackend, backend).bag_at(
             words.data_ptr(),
@@ -128,6 +128,19 @@ def weight_gradient(
     entries that were dropped.
     """
     backend = select(words.device.type)
+    grad = grad_out.to(torch.float32).contiguous()
+    if backend.deferred:
+        deferred = cast(DeferredBackend, backend)
+        marked = deferred.mark(
+            indices,
+            offsets,
+            num_embeddings=words.shape[0],
+            padding_idx=padding_idx,
+            include_last_offset=include_last_offset,
+            bounds=bounds,
+        )
+        values = deferred.marked_weight_gradient(words, marked, grad, row_scale=row_scale, mean=mode == "mean")
+        return to_torch(values).view(indices.shape)
     rows, positions, starts = kept_entries(
         backend,
         indices,
@@ -141,7 +154,7 @@ def weight_gradient(
     bags = torch.repeat_interleave(lengths)
     counts = lengths.to(torch.float32) if mode == "mean" else None
     values = backend.weight_gradient(
-        *(to_backend(backend, t) for t in (words, rows, bags, grad_out.to(torch.float32).contiguous())),
+        *(to_backend(backend, t) for t in (words, rows, bags, grad)),
         embedding_dim=embedding_dim,
         row_scale=to_backend(backend, row_scale),
         counts=to_backend(backend, counts),

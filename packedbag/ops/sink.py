@@ -8,12 +8,13 @@ from __future__ import annotations
 import itertools
 import warnings
 import weakref
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from packedbag.backends.protocol import DeferredBackend
 from packedbag.backends.registry import select
 from packedbag.core.errors import DeletedModuleError, ReplacedAnchorError
 from packedbag.ops.bridge import kept_entries, to_backend, to_torch
@@ -53,7 +54,8 @@ class Gradients:
     """Gradients of +-1 rows by occurrence, in order of backward calls, then of position.
 
     Attributes:
-        rows: (K,) int64, the row of each kept entry.
+        rows: (K,) int64, the row of each kept entry; of a deferred backend (N,), int32 or int64, of all entries, V
+            where one is dropped.
         bags: (K,) int64, its row in ``grad``.
         grad: (B, D) float32.
         weights: (K,) float32 per-sample weights, or None.
@@ -92,9 +94,57 @@ def concatenate(parts: list[Gradients]) -> Gradients:
     )
 
 
+def without_dropped(gradients: Gradients, num_embeddings: int) -> Gradients:
+    """Return the gradients of kept entries alone, with rows int64; waits for the device that has to count them."""
+    kept = gradients.rows < num_embeddings
+    weights, columns = gradients.weights, gradients.columns
+    return replace(
+        gradients,
+        rows=gradients.rows[kept].to(torch.int64),
+        bags=gradients.bags[kept],
+        weights=None if weights is None else weights[kept],
+        columns=None if columns is None else columns[kept],
+    )
+
+
 def _cat_optional(tensors: list[torch.Tensor | None]) -> torch.Tensor | None:
     present = [t for t in tensors if t is not None]
     return torch.cat(present) if present else None
+
+
+def _gradients(
+    source: PackedSource,
+    indices: torch.Tensor,
+    offsets: torch.Tensor | None,
+    weights: torch.Tensor | None,
+    grad: torch.Tensor,
+) -> tuple[Gradients, torch.Tensor | None]:
+    """Return one backward call's gradients, and (1,) NaN or 0 where a device decides whether indices are refused."""
+    words = source.words
+    backend = select(words.device.type)
+    reading = {
+        "num_embeddings": source.num_embeddings,
+        "padding_idx": -1 if source.padding_idx is None else source.padding_idx,
+        "include_last_offset": source.include_last_offset,
+        "bounds": source.bounds,
+    }
+    divides, columns = source.mode in ("mean", "majority"), None
+    if backend.deferred:
+        deferred = cast(DeferredBackend, backend)
+        marked = deferred.mark(indices, offsets, **reading)
+        if source.mode == "max":
+            columns = deferred.marked_columns(words, marked, embedding_dim=source.embedding_dim)
+        flat = None if weights is None else weights.reshape(-1).to(torch.float32).contiguous()
+        counts = marked.counts if divides else None
+        return Gradients(marked.rows, marked.bags, grad, flat, counts, columns), marked.bad
+    rows, positions, starts = kept_entries(backend, indices, offsets, **reading)
+    lengths = starts.diff()
+    if source.mode == "max":
+        kept = (to_backend(backend, t) for t in (words, rows, starts))
+        columns = to_torch(backend.max_columns(*kept, embedding_dim=source.embedding_dim))
+    flat = None if weights is None else weights.reshape(-1)[positions].to(torch.float32)
+    counts = lengths.to(torch.float32) if divides else None
+    return Gradients(rows, torch.repeat_interleave(lengths), grad, flat, counts, columns), None
 
 
 class GradientSink:
@@ -148,40 +198,14 @@ class GradientSink:
         source = self.source
         check_anchor(self)
         self._forget_abandoned(source.anchor)
-        words = source.words
-        backend = select(words.device.type)
-        rows, positions, starts = kept_entries(
-            backend,
-            indices,
-            offsets,
-            num_embeddings=source.num_embeddings,
-            padding_idx=-1 if source.padding_idx is None else source.padding_idx,
-            include_last_offset=source.include_last_offset,
-            bounds=source.bounds,
-        )
-        lengths = starts.diff()
-        columns = None
-        if source.mode == "max":
-            columns = to_torch(
-                backend.max_columns(
-                    *(to_backend(backend, t) for t in (words, rows, starts)), embedding_dim=source.embedding_dim
-                )
-            )
         # A copy: the caller, or a compiler's memory planner, may write over grad_out after this call.
-        grad = torch.empty(grad_out.shape, dtype=torch.float32, device=words.device).copy_(grad_out)
-        self.parts.append(
-            Gradients(
-                rows=rows,
-                bags=torch.repeat_interleave(lengths),
-                grad=grad,
-                weights=None if weights is None else weights.reshape(-1)[positions].to(torch.float32),
-                counts=lengths.to(torch.float32) if source.mode in ("mean", "majority") else None,
-                columns=columns,
-            )
-        )
+        grad = torch.empty(grad_out.shape, dtype=torch.float32, device=source.words.device).copy_(grad_out)
+        part, bad = _gradients(source, indices, offsets, weights, grad)
+        self.parts.append(part)
         self._warn_if_undrained(source)
         # 0 * x is NaN where x is not finite, and so is what it is added to: faster than asking each.
-        return (grad * 0).sum().add(CALL).reshape(1)
+        share = (grad * 0).sum().add(CALL).reshape(1)
+        return share if bad is None else share + bad
 
     def drain(self) -> Gradients | None:
         """Return all gradients since the last drain, and forget them."""

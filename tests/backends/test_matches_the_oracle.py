@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packedbag.backends import get, missing, native_cpu
 from packedbag.backends.reference import BACKEND as ORACLE
 from packedbag.backends.reference import bfloat16_bits
 from packedbag.backends.registry import REGISTRY
 from packedbag.core.layout import unpack_array, words_per_row
 from packedbag.core.modes import MODES
-from tests.backends.arrays import Handed, assert_same
+from tests.backends.arrays import assert_same
+from tests.backends.contenders import NAMES, contenders
 from tests.strategies import (
     BOUNDS,
     DIMS,
@@ -40,28 +38,13 @@ BOUND = 1e-6  # DESIGN 2.1: of the sum of |weight * scale|
 FLOATS = ("float32", "float16", "bfloat16")
 
 
-def contenders() -> list[Any]:
-    """Return every backend but the oracle that can run here, on every device and with every instruction set."""
-    found = [pytest.param(lambda: Handed(get("eager")), id="eager-cpu")]
-    # A backend of torch tensors that is forced serves NumPy tables as well.
-    found.append(pytest.param(lambda: get("eager"), id="eager-given-numpy"))
-    if torch.cuda.is_available():
-        found.append(pytest.param(lambda: Handed(get("eager"), "cuda"), id="eager-cuda"))
-    reason = missing("native_cpu")
-    if reason:
-        skipped = pytest.mark.skip(reason=f"native_cpu: {reason}")
-        return [*found, pytest.param(lambda: None, id="native_cpu", marks=skipped)]
-    isas = native_cpu.isas()
-    return found + [pytest.param(partial(native_cpu.NativeCpu, isa), id=f"native_cpu-{isa}") for isa in isas]
-
-
 @pytest.fixture(params=contenders(), scope="module")
 def backend(request: pytest.FixtureRequest) -> Any:
     return request.param()
 
 
 def test_every_backend_of_the_registry_is_compared() -> None:
-    assert set(REGISTRY) == {"native_cpu", "eager", ORACLE.name}
+    assert set(REGISTRY) == {*NAMES, ORACLE.name}
 
 
 def run_bag(backend: Any, case: Bags) -> tuple[int, np.ndarray]:
@@ -347,6 +330,15 @@ def test_dot_products_with_rows_equal_the_oracle(backend: Any, case: Occurrences
     args = (case.words, case.rows, case.grad[case.bags])
     dim = case.embedding_dim
     assert_same(backend.row_dot(*args, embedding_dim=dim), ORACLE.row_dot(*args, embedding_dim=dim))
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("queries", [0, 1, 8, 9])
+def test_hamming_distances_equal_the_oracle(backend: Any, dim: int, queries: int) -> None:
+    rng = np.random.default_rng(dim)
+    words, wanted = make_words(rng, 300, dim), make_words(rng, queries, dim)
+    distances = backend.hamming(words, wanted, embedding_dim=dim)
+    assert_same(distances, ORACLE.hamming(words, wanted, embedding_dim=dim))
 
 
 def updated(backend: Any, case: Counters) -> tuple[Any, ...]:

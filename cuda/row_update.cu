@@ -1,0 +1,90 @@
+// A step: the gradient of each row that occurs, its statistic, and the update of its counters, in one pass. The warp at
+// the first place of a row takes the row; the summed gradient never stands in memory. No atomics, one fixed order.
+
+// The summed gradient of a row in TILE words from `word` on, this lane's column of each. `sums`: what run_sums.cu gave.
+template <class R, int TILE>
+__device__ __forceinline__ void row_gradient(float *g, const Occurrences<R> &all, R row, i64 place, u32 word, bool scaled,
+                                             float scale, const float *sums, float factor) {
+  const u32 lane = threadIdx.x & 31u;
+#pragma unroll
+  for (int k = 0; k < TILE; k++) g[k] = 0.0f;
+  if (add_run<R, TILE>(g, all, row, place, word, scaled, scale) == RUN) {
+#pragma unroll 1
+    for (i64 run = place + RUN; run < all.total && all.rows[run] == row; run += RUN) {
+#pragma unroll
+      for (int k = 0; k < TILE; k++) {
+        const u32 column = (word + k) * 32u + lane;
+        if (column < all.dim) g[k] = g[k] + sums[(u64)(run / RUN) * all.dim + column];
+      }
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < TILE; k++) g[k] = g[k] * factor;
+}
+
+// Args: table (V, W) and planes (V, W, bits - 1), row_state (V,) or null: changed in place. rows, order, bags, gradient,
+//   weights, counts, columns: see gradients.cuh. sums: see run_sums.cu. factor: judge.cu's, or null for 1.
+//   Row scales: scale (V,) or null; scale_squares (V,), their squared slopes so far; plain_sums: `sums` without scale.
+//   control: see control.cuh, or null: then the step's number is `step`. table_number: its position in the optimizer.
+template <class R, int TILE>
+__global__ void __launch_bounds__(128, 4)
+    row_update(u32 *table, u32 *planes, u32 *row_state, const R *__restrict__ rows, const i64 *__restrict__ order,
+               const i64 *__restrict__ bags, const float *__restrict__ gradient, const float *__restrict__ weights,
+               const float *__restrict__ counts, const u32 *__restrict__ columns, const float *__restrict__ sums,
+               const float *__restrict__ factor, float *scale, float *scale_squares,
+               const float *__restrict__ plain_sums, const i64 *__restrict__ control, i64 total, i64 row_count, u32 width,
+               u32 dim, int bits, float rate, int adaptivity, float scale_rate, u64 seed, u32 step, u32 table_number) {
+  const i64 place = (i64)(thread_number() / 32u);
+  if (place >= total || (control && control[REFUSED]) || (factor && factor[1] == 0.0f)) return;
+  const R row = rows[place];
+  if ((i64)row >= row_count || (place && rows[place - 1] == row)) return;
+  const u32 lane = threadIdx.x & 31u;
+  const Occurrences<R> all = {rows, order, bags, gradient, weights, counts, columns, total, width, dim};
+  const float by = factor ? factor[0] : 1.0f;
+  u32 *const words = table + row_start(row, width);
+  float g[TILE];
+  float old_scale = 1.0f, slope = 0.0f;
+  if (scale) {  // the slope of the loss by the row's scale: gradients without it, and the bits of the forward pass
+    float sum = 0.0f;
+    for (u32 word = 0; word < width; word += TILE) {
+      row_gradient<R, TILE>(g, all, row, place, word, false, 1.0f, plain_sums, by);
+#pragma unroll
+      for (int k = 0; k < TILE; k++) {
+        if (word + k < width) sum = sum + times_sign(g[k], words[word + k], lane);
+      }
+    }
+    slope = sum_of_lanes(sum);
+    old_scale = scale[row];
+  }
+  float squares = 0.0f;
+  for (u32 word = 0; word < width; word += TILE) {
+    row_gradient<R, TILE>(g, all, row, place, word, scale != 0, old_scale, sums, by);
+#pragma unroll
+    for (int k = 0; k < TILE; k++) squares = squares + g[k] * g[k];
+  }
+  float r = rate;
+  if (adaptivity != PLAIN) {
+    u32 state = row_state[row];
+    const float statistic = touch(state, sum_of_lanes(squares), dim, adaptivity);
+    if (lane == 0) row_state[row] = state;
+    r = rate / (sqrtf(statistic) + EPSILON);
+  }
+  RandomHalves random;
+  for (u32 word = 0; word < width; word += TILE) {
+    if (width > TILE) row_gradient<R, TILE>(g, all, row, place, word, scale != 0, old_scale, sums, by);
+    if (word % 8u == 0u) random.draw(seed, (u64)row, control ? (u32)control[STEPS] : step, table_number, word, lane);
+#pragma unroll
+    for (int k = 0; k < TILE; k++) {
+      if (word + k < width) {
+        const int n = rounded_step(r * g[k], random.of_column((word + k) % 8u, lane), bits);
+        u32 *const confidence = planes + (row_start(row, width) + word + k) * (u32)(bits - 1);
+        update_word(words + word + k, confidence, n, bits, column_mask(word + k, dim), lane);
+      }
+    }
+  }
+  if (scale && lane == 0) {
+    const float sum = scale_squares[row] + slope * slope;
+    scale_squares[row] = sum;
+    scale[row] = old_scale - scale_rate * slope / (sqrtf(sum) + EPSILON);
+  }
+}

@@ -1,0 +1,160 @@
+"""Compiles the kernels of ``cuda/`` with CuPy and launches them on torch's current stream.
+
+Memory comes from torch alone: kernels are handed addresses, so that CuPy's pool stays out. A kernel is compiled when
+it is first used (about 0.1 s; CuPy keeps the result on disk), or ahead, by `compile_all`: `torch.cuda.graph` cannot
+capture a launch that still has to compile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from packedbag.backends import cuda_kernels
+from packedbag.core.errors import MissingExtraError
+
+Tensor = torch.Tensor
+Arguments = Sequence[Any]  # tensors, None for null, and NumPy scalars
+
+NULL = np.uint64(0)
+WARP = 32
+MOST_BLOCKS = 2**31 - 1
+
+
+class Machine(Protocol):
+    """What a launch needs of the machine: CuPy and torch here, an emulator in the tests."""
+
+    def kernel(self, device: torch.device, name: str, expression: str) -> Any:
+        """Return the compiled instance: called with grid, block, arguments; ``stream`` by name."""
+        ...
+
+    def stream(self, device: torch.device) -> Any:
+        """Return torch's current stream there, as the kernel takes it."""
+        ...
+
+    def activate(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        """Make ``device`` the current one of this thread."""
+        ...
+
+    def address(self, tensor: Tensor) -> np.uint64:
+        """Return where ``tensor`` lies, as a kernel's argument."""
+        ...
+
+    def shared_flag(self) -> Tensor:
+        """Return an int32 (1,) that is 0, in host memory that kernels can write to."""
+        ...
+
+    def synchronize(self, device: torch.device) -> None:
+        """Wait until everything that was launched on ``device`` is done."""
+        ...
+
+
+class CuPy:
+    """CuPy, with torch's streams, devices and memory."""
+
+    def __init__(self) -> None:
+        self.cupy = require()
+        self._current = torch.cuda.current_device
+
+    @functools.cache  # noqa: B019 - one instance lives as long as the process
+    def kernel(self, device: torch.device, name: str, expression: str) -> Any:
+        """See `Machine.kernel`."""
+        with self.activate(device):
+            module = self.cupy.RawModule(
+                code=cuda_kernels.source(name), options=cuda_kernels.OPTIONS, name_expressions=(expression,)
+            )
+            return module.get_function(expression).kernel
+
+    def stream(self, device: torch.device) -> Any:
+        """See `Machine.stream`. Asked for at every launch: a stream that was kept would not record into a graph."""
+        stream = torch.cuda.current_stream(device)
+        external = getattr(self.cupy.cuda.Stream, "from_external", None)
+        if external is not None and hasattr(stream, "__cuda_stream__"):
+            return external(stream)
+        return self.cupy.cuda.ExternalStream(stream.cuda_stream, stream.device_index)  # CuPy 13
+
+    def activate(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        """See `Machine.activate`."""
+        return contextlib.nullcontext() if self._current() == device.index else torch.cuda.device(device)
+
+    def address(self, tensor: Tensor) -> np.uint64:
+        """See `Machine.address`."""
+        address: np.uint64 = np.uint64(tensor.data_ptr())
+        return address
+
+    def shared_flag(self) -> Tensor:
+        """See `Machine.shared_flag`. Under unified addressing, pinned memory has one address on host and devices."""
+        return torch.zeros(1, dtype=torch.int32, pin_memory=True)
+
+    def synchronize(self, device: torch.device) -> None:
+        """See `Machine.synchronize`."""
+        torch.cuda.synchronize(device)
+
+
+def require() -> Any:
+    """Return the module cupy, or raise `MissingExtraError`."""
+    try:
+        import cupy
+    except ImportError as error:
+        cuda = torch.version.cuda or "13"
+        raise MissingExtraError("The cupy_cuda backend", "cupy", f"cuda{cuda.split('.')[0]}") from error
+    return cupy
+
+
+class Launcher:
+    """Launches kernels by name; converts arguments to what CuPy takes."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def launch(
+        self,
+        device: torch.device,
+        name: str,
+        instance: tuple[str | int, ...],
+        threads: int,
+        arguments: Arguments,
+        *,
+        block: int = 128,
+        rows_of_blocks: int = 1,
+    ) -> None:
+        """Launch one instance of kernel ``name``.
+
+        Args:
+            instance: the template's arguments.
+            threads: at least so many, in blocks of ``block``; 0 launches nothing.
+            arguments: tensors, None for null, and NumPy scalars of the parameter's exact width.
+            rows_of_blocks: the grid's second dimension.
+        """
+        blocks = -(-threads // block)
+        if blocks <= 0:
+            return
+        if blocks > MOST_BLOCKS:
+            raise ValueError(f"{name} needs {blocks} blocks; a launch has {MOST_BLOCKS} at most")
+        machine = self.machine
+        with machine.activate(device):
+            kernel = machine.kernel(device, name, cuda_kernels.expression(name, *instance))
+            kernel(
+                (blocks, rows_of_blocks),
+                (block,),
+                tuple([machine.address(x) if isinstance(x, Tensor) else NULL if x is None else x for x in arguments]),
+                stream=machine.stream(device),
+            )
+
+
+def scalars(kind: type[np.generic], *values: float) -> list[np.generic]:
+    """Return numbers as a kernel's parameters of one type."""
+    return [kind(value) for value in values]
+
+
+def compile_all(machine: Machine, device: torch.device) -> int:
+    """Compile every instance for ``device``; return how many there are."""
+    instances = list(cuda_kernels.every_instance())
+    for name, expression in instances:
+        machine.kernel(device, name, expression)
+    return len(instances)
