@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from packedbag.backends import get
-from packedbag.ops.sink import CALL
+from packedbag.ops.sink import CALL, without_dropped
 
 
 def signs(module):
@@ -28,28 +28,34 @@ def twin(module, **kwargs):
     return bag
 
 
+def numpy_of(tensor):
+    """Return a tensor's values as NumPy, from whatever device; None for None."""
+    return None if tensor is None else tensor.detach().cpu().numpy()
+
+
 def dense_gradient(module):
     """Drain a module's sink into a dense gradient (V, D), through the oracle."""
     gradients = module.sink.drain()
     out = torch.zeros(module.num_embeddings, module.embedding_dim)
     if gradients is None:
         return out
+    gradients = without_dropped(gradients, module.num_embeddings)
     oracle = get("reference")
-    rows, starts, order = oracle.merge(gradients.rows.numpy())
+    rows, starts, order = oracle.merge(numpy_of(gradients.rows))
     factor = float(module.anchor.grad) / (gradients.calls * CALL)
     module.anchor.grad = None
-    scale = None if module.row_scale is None else module.row_scale.numpy()[rows]
-    out[torch.from_numpy(rows)] = torch.from_numpy(
+    scale = None if module.row_scale is None else numpy_of(module.row_scale)[rows]
+    out[torch.from_numpy(rows).to(out.device)] = torch.from_numpy(
         oracle.sum_rows(
-            gradients.grad.numpy(),
-            gradients.bags.numpy(),
+            numpy_of(gradients.grad),
+            numpy_of(gradients.bags),
             order,
             starts,
-            weights=None if gradients.weights is None else gradients.weights.detach().numpy(),
+            weights=numpy_of(gradients.weights),
             scale=scale,
-            counts=None if gradients.counts is None else gradients.counts.numpy(),
-            columns=None if gradients.columns is None else gradients.columns.numpy(),
+            counts=numpy_of(gradients.counts),
+            columns=numpy_of(gradients.columns),
             factor=factor,
         )
-    )
+    ).to(out.device)
     return out

@@ -236,7 +236,7 @@ def allowed_outer_imports(path: Path) -> set[str]:
     if unit in ("__init__.py", "core", "table.py"):
         return {"numpy"}
     if unit == "backends":
-        return {"numpy", "torch"} if path.name.startswith("eager") else {"numpy"}
+        return {"numpy", "torch"} if path.name.startswith(("eager", "cupy")) else {"numpy"}
     if unit == "cli":
         return {"numpy", "torch", "typer", "rich", "click"}
     return {"numpy", "torch"}

@@ -17,7 +17,7 @@ import torch
 
 from packedbag.backends import cuda_kernels as kernels
 from packedbag.backends.cuda_kernels import BOUNDS, FAMILIES, OUTPUTS, PLANES
-from packedbag.backends.cuda_record import Record
+from packedbag.backends.cupy_record import Record
 from packedbag.backends.cupy_launch import WARP, Arguments, CuPy, Launcher, Machine
 from packedbag.backends.cupy_steps import CupySteps, integer
 from packedbag.core.layout import words_per_row

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from packedbag.backends.cuda_kernels import ADAPTIVITY, BOUNDS, INTEGERS, TILES
-from packedbag.backends.cuda_record import Record
+from packedbag.backends.cupy_record import Record
 from packedbag.backends.cupy_launch import WARP, Launcher, scalars
 from packedbag.backends.eager import Eager
 from packedbag.backends.protocol import CounterRule, Factors, Marked

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import torch
 
+from packedbag.backends.protocol import Backend, DeferredBackend
 from packedbag.backends.registry import select
 from packedbag.core.errors import ArgumentError, GradientError, PackedBagError, StateMismatchError
 from packedbag.ops.bridge import to_backend
-from packedbag.ops.sink import CALL, Gradients, GradientSink, check_anchor, sink_of
+from packedbag.ops.sink import CALL, Gradients, GradientSink, check_anchor, sink_of, without_dropped
+from packedbag.optim.device_control import DeviceControl, DeviceControls
 from packedbag.optim.gather import checksum_of, gather
 from packedbag.optim.row_scale import update_row_scale
 from packedbag.optim.row_sums import RowSums
@@ -35,6 +37,8 @@ class PackedOptimizer(torch.optim.Optimizer):
 
     state_options: tuple[str, ...] = ()
     process_group: Any = None
+    #: Whether `update_marked` is there: steps on a GPU then never wait for it.
+    defers: ClassVar[bool] = False
 
     def __init__(self, params: Any, defaults: dict[str, Any], *, seed: int | None, process_group: Any) -> None:
         if seed is None:
@@ -46,15 +50,22 @@ class PackedOptimizer(torch.optim.Optimizer):
             raise ArgumentError("seed", seed, "in 0..2**64 - 1")
         self.process_group = process_group
         self._compared: set[int] = set()  # the tables whose words were compared with the other ranks'
+        self._controls = DeviceControls()
         super().__init__(params, {**defaults, "scale_lr": defaults.get("scale_lr"), "seed": seed, "step": 0})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._compared = set()
+        self._controls = DeviceControls()
         for anchor, _ in self._tables():
             sink = sink_of(anchor)  # None while a module of the same pickle is still to be restored
             if sink is not None:
                 sink.set_owner(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._count_steps()
+        state: dict[str, Any] = super().__getstate__()
+        return state
 
     # What a subclass defines -------------------------------------------------------------------------------
 
@@ -77,10 +88,17 @@ class PackedOptimizer(torch.optim.Optimizer):
         for chunk in sums.chunks():
             self.update_rows(table, chunk.rows, chunk.total())
 
+    def update_marked(
+        self, table: TableStep, gradients: Gradients, factor: torch.Tensor, control: DeviceControl
+    ) -> None:
+        """Update all rows of ``gradients`` in place, on the device and without waiting for it; see ``defers``."""
+        raise NotImplementedError
+
     # What torch calls --------------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of anchors; its options default to the optimizer's."""
+        self._count_steps()
         if self.param_groups:  # seed and step are the optimizer's, not a group's
             param_group = {**param_group, **{k: self.param_groups[0][k] for k in ("seed", "step")}}
         super().add_param_group(param_group)
@@ -109,7 +127,9 @@ class PackedOptimizer(torch.optim.Optimizer):
         """Update every table that has gradients.
 
         Raises:
-            GradientError: a gradient is NaN or infinite; no bit of any table has changed.
+            GradientError: a gradient is NaN or infinite; no bit of any table has changed. On a GPU: one was in an
+                earlier step, which changed none.
+            IndexRangeError, OffsetsError: on a GPU, of an earlier batch, whose step changed nothing.
         """
         loss = None
         if closure is not None:
@@ -118,6 +138,11 @@ class PackedOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:  # schedulers and users write to groups
             self.check_options(group)
         ranks = self._ranks()
+        if ranks is None and self._is_deferred():
+            self._step_deferred()
+            return loss
+        self._count_steps()
+        self._controls.clear()
         if ranks is None:
             self._refuse_non_finite()
         work = []
@@ -132,6 +157,35 @@ class PackedOptimizer(torch.optim.Optimizer):
             for group in self.param_groups:
                 group["step"] += 1
         return loss
+
+    def check(self) -> None:
+        """Wait for the GPUs of this optimizer, and raise what their kernels could not; on a CPU nothing is left to.
+
+        Raises:
+            IndexRangeError, OffsetsError: a batch since the last check named rows or bags that do not exist.
+            GradientError: a step since then had a gradient that is not finite, and changed no bit.
+        """
+        error: PackedBagError | None = None
+        for device, backend in self._devices().items():
+            if backend.deferred:
+                try:
+                    cast(DeferredBackend, backend).raise_found(device, wait=True)
+                except PackedBagError as found:
+                    error = error or found
+        refused = self._controls.take()
+        self._count_steps()
+        if error is not None:
+            raise error  # such a batch's step is refused, too: one error is enough
+        if refused is not None:
+            table, count = refused
+            anchor = list(self._tables())[table][0]
+            raise GradientError(_describe(_sink(anchor), table), refused=count)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, as torch does; on a GPU, waits for the steps under way."""
+        self._count_steps()
+        state: dict[str, Any] = super().state_dict()
+        return state
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all tables."""
@@ -170,6 +224,7 @@ class PackedOptimizer(torch.optim.Optimizer):
             ) from error
         self.state.update(loaded)
         self._compared.clear()
+        self._controls.clear()
 
     # -------------------------------------------------------------------------------------------------------
 
@@ -178,6 +233,51 @@ class PackedOptimizer(torch.optim.Optimizer):
             for anchor in group["params"]:
                 yield anchor, group
 
+    def _devices(self) -> dict[torch.device, Backend]:
+        """Return the backend of each device that a table is on."""
+        devices = [_sink(anchor).source.words.device for anchor, _ in self._tables()]
+        return {device: select(device.type) for device in dict.fromkeys(devices)}
+
+    def _is_deferred(self) -> bool:
+        """Say whether a step can be left to the devices: all tables are where the host need not wait."""
+        backends = self._devices().values() if self.defers else ()
+        return bool(backends) and all(backend.deferred for backend in backends)
+
+    def _count_steps(self) -> None:
+        """Bring the groups' ``step`` up to what devices have counted; waits for them."""
+        steps = self._controls.steps()
+        if steps is not None:
+            for group in self.param_groups:
+                group["step"] = steps
+
+    def _step_deferred(self) -> None:
+        """Take a step without waiting for a device: whether it is one is decided there."""
+        devices = self._devices()
+        if self._controls.pending:
+            self.check()
+        for device, backend in devices.items():
+            cast(DeferredBackend, backend).raise_found(device, wait=False)
+            self._controls.of(backend, device, self.param_groups[0]["step"])
+        work = []
+        for table, (anchor, group) in enumerate(self._tables()):
+            sink = _sink(anchor)
+            gradients = sink.drain()
+            if gradients is None or anchor.grad is None:  # zero_grad was called since: they are not wanted
+                continue
+            device = sink.source.words.device
+            control = self._controls.of(devices[device], device, 0)
+            factor = control.backend.judge(control.fields, anchor.grad, gradients.calls * CALL, table)
+            work.append((table, anchor, group, gradients, factor, control))
+        if not work:
+            return
+        self._controls.agree()
+        for number, anchor, group, gradients, factor, control in work:
+            table_step = self._table_step(number, anchor, group, control.backend)
+            self.update_marked(table_step, gradients, factor, control)
+            torch.autograd.graph.increment_version(_sink(anchor).source.words)
+            anchor.grad = None
+        self._controls.finish()
+
     def _collect(
         self, anchor: torch.Tensor, group: dict[str, Any], table: int, ranks: Any
     ) -> tuple[Gradients, float] | None:
@@ -185,6 +285,8 @@ class PackedOptimizer(torch.optim.Optimizer):
         sink = _sink(anchor)
         received = 0.0 if anchor.grad is None else float(anchor.grad)
         gradients = sink.drain()
+        if gradients is not None and select(anchor.device.type).deferred:
+            gradients = without_dropped(gradients, sink.source.num_embeddings)
         if received == 0:  # zero_grad was called since: these gradients are not wanted
             gradients = None
         calls = gradients.calls if gradients else 0
@@ -227,10 +329,19 @@ class PackedOptimizer(torch.optim.Optimizer):
         self, number: int, anchor: torch.Tensor, group: dict[str, Any], gradients: Gradients, factor: float
     ) -> None:
         source = _sink(anchor).source
+        table = self._table_step(number, anchor, group, select(source.words.device.type))
+        sums = RowSums.of(table.backend, gradients, factor)
+        if source.row_scale is not None:
+            sums = update_row_scale(table, sums, source.row_scale, table.scale_rate)
+        self.update_table(table, sums)
+        # The backend wrote behind torch's back: a graph that saved the old bits must not be used any more.
+        torch.autograd.graph.increment_version(source.words)
+
+    def _table_step(self, number: int, anchor: torch.Tensor, group: dict[str, Any], backend: Backend) -> TableStep:
+        source = _sink(anchor).source
         words = source.words
         state = self._state_of(anchor, words, group)
-        backend = select(words.device.type)
-        table = TableStep(
+        return TableStep(
             backend=backend,
             words=to_backend(backend, words),
             state={k: to_backend(backend, v) if isinstance(v, torch.Tensor) else v for k, v in state.items()},
@@ -238,14 +349,8 @@ class PackedOptimizer(torch.optim.Optimizer):
             options=group,
             step=group["step"],
             table=number,
+            row_scale=source.row_scale,
         )
-        sums = RowSums.of(backend, gradients, factor)
-        if source.row_scale is not None:
-            rate = group["lr"] if group["scale_lr"] is None else group["scale_lr"]
-            sums = update_row_scale(table, sums, source.row_scale, float(rate))
-        self.update_table(table, sums)
-        # The backend wrote behind torch's back: a graph that saved the old bits must not be used any more.
-        torch.autograd.graph.increment_version(words)
 
     def _state_of(self, anchor: torch.Tensor, words: torch.Tensor, group: dict[str, Any]) -> dict[str, Any]:
         state: dict[str, Any] = self.state[anchor]

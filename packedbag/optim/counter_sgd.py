@@ -10,7 +10,9 @@ import torch
 from packedbag.backends.protocol import CounterRule, FusesCounterSteps
 from packedbag.core.errors import ArgumentError
 from packedbag.ops.memory import empty_table
+from packedbag.ops.sink import Gradients
 from packedbag.optim.base import PackedOptimizer
+from packedbag.optim.device_control import DeviceControl
 from packedbag.optim.row_sums import RowSums
 from packedbag.optim.table_step import TableStep
 
@@ -59,6 +61,7 @@ class CounterSGD(PackedOptimizer):
     """
 
     allowed_bits: ClassVar[range] = range(2, 9)
+    defers: ClassVar[bool] = True
     state_options = ("bits", "adaptivity")
 
     def __init__(
@@ -101,6 +104,24 @@ class CounterSGD(PackedOptimizer):
             *(sums.rows, sums.grad, sums.bags, sums.order, sums.starts),
             factors=sums.factors,
             rule=_rule(table),
+        )
+
+    def update_marked(
+        self, table: TableStep, gradients: Gradients, factor: torch.Tensor, control: DeviceControl
+    ) -> None:
+        """Update the counters of all rows: `packedbag.backends.protocol.DeferredBackend.marked_step`."""
+        control.backend.marked_step(
+            *(table.words, table.state["planes"], table.state.get("row_state")),
+            *(gradients.rows, gradients.bags, gradients.grad),
+            weights=gradients.weights,
+            counts=gradients.counts,
+            columns=gradients.columns,
+            factor=factor,
+            control=control.fields,
+            rule=_rule(table),
+            row_scale=table.row_scale,
+            scale_squares=table.state.get("scale_sum"),
+            scale_rate=table.scale_rate,
         )
 
     def update_rows(self, table: TableStep, rows: Any, grad: Any) -> None:

@@ -18,6 +18,7 @@ class TableStep:
         options: the parameter group.
         step: updates done before this one.
         table: the table's position in the optimizer.
+        row_scale: (V,) float32, a torch tensor, or None.
     """
 
     backend: Backend
@@ -27,3 +28,10 @@ class TableStep:
     options: dict[str, Any]
     step: int
     table: int
+    row_scale: Any = None
+
+    @property
+    def scale_rate(self) -> float:
+        """The learning rate of row scales."""
+        rate = self.options["scale_lr"]
+        return float(self.options["lr"] if rate is None else rate)

@@ -139,6 +139,7 @@ def on_two_ranks(scenario, tmp_path):
         return dict(results)
 
 
+@pytest.mark.host
 def test_two_ranks_hold_the_same_bits_as_one_process_given_both_batches(tmp_path):
     ranks = on_two_ranks("train", tmp_path)
     model = Model()

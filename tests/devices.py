@@ -1,0 +1,22 @@
+"""What tests need to know of the device that serves them: CUDA reports later what a CPU raises at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from packedbag.backends import select
+
+
+def settled(call: Callable[[], Any], *optimizers: Any) -> Any:
+    """Return the result of ``call``, or raise what it, or a step of the ``optimizers``, found on its device."""
+    result = call()
+    for optimizer in optimizers:
+        optimizer.check()
+    device = torch.empty(0).device
+    backend = select(device.type)
+    if backend.deferred:
+        backend.raise_found(device, wait=True)
+    return result
