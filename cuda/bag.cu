@@ -57,7 +57,7 @@ template <int P, int FAMILY, int OUT>
 __device__ __forceinline__ void write_aligned(const Found<P> &found, u32 bits, bool deep, void *out, u64 first,
                                               u64 words, bool mean) {
   const u32 lane = threadIdx.x & 31u, shift = (lane & 7u) * 4u;
-#pragma unroll
+#pragma unroll(P > 8 ? 1 : 8)
   for (int r = 0; r < 8; r++) {
     const int source = r * 4 + (int)(lane >> 3);
     float v[4];

@@ -5,7 +5,7 @@
 //   lanes: of a group that goes through a bag together, a power of two up to 32.
 //   row_out, bag_out (total,); counts (bags,); bad (1,): becomes NaN where a batch holds what RAISE refuses.
 template <class I, class R>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 4)
     mark(const I *__restrict__ indices, const i64 *__restrict__ offsets, R *__restrict__ row_out,
          i64 *__restrict__ bag_out, float *__restrict__ counts, u32 *bad, i64 bags, i64 length, i64 total, i64 rows,
          i64 padding, int policy, int lanes) {

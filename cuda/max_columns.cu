@@ -3,7 +3,7 @@
 
 // Args: row (N,), V where the entry is dropped, as mark.cu gives them; columns (N, W), 0 where it is.
 template <class R>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 4)
     max_columns(const u32 *__restrict__ table, const R *__restrict__ row, const i64 *__restrict__ offsets,
                 u32 *__restrict__ columns, i64 bags, i64 length, u32 width, u32 dim, i64 rows) {
   const u64 t = thread_number();

@@ -20,7 +20,7 @@ template <class R> __device__ __forceinline__ i64 first_place_of(const R *rows, 
 
 // Args: as in gradients.cuh; scale (V,) or null; row_count: V; sums (N / 64 rounded up, D).
 template <class R>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 4)
     run_sums(const R *__restrict__ rows, const i64 *__restrict__ order, const i64 *__restrict__ bags,
              const float *__restrict__ gradient, const float *__restrict__ weights, const float *__restrict__ scale,
              const float *__restrict__ counts, const u32 *__restrict__ columns, float *__restrict__ sums, i64 total,

@@ -3,7 +3,7 @@
 // Args: row, bag (N,), as mark.cu gives them: V is a dropped entry, whose result is 0; gradient (bags, D);
 //   scale (V,) or null; counts (bags,) or null.
 template <class R>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 4)
     weight_gradient(const u32 *__restrict__ table, const R *__restrict__ row, const i64 *__restrict__ bag,
                     const float *__restrict__ gradient, const float *__restrict__ scale,
                     const float *__restrict__ counts, float *__restrict__ out, i64 entries, u32 width, u32 dim,

@@ -7,7 +7,7 @@
 #define WEIGHTED_WARPS 4
 
 template <class I, int OUT>
-__global__ void __launch_bounds__(WARP * WEIGHTED_WARPS)
+__global__ void __launch_bounds__(WARP * WEIGHTED_WARPS, 4)
     weighted_bag(const u32 *__restrict__ table, const I *__restrict__ indices, const i64 *__restrict__ offsets,
                  const float *__restrict__ weights, const float *__restrict__ scale, void *__restrict__ out, i64 bags,
                  i64 length, u32 width, u32 dim, i64 rows, i64 padding, int policy, int mean, u64 *record, int *raised) {

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from packedbag import backends, functional, optim
     from packedbag.core.errors import PackedBagError
     from packedbag.nn import PackedEmbedding, PackedEmbeddingBag
+    from packedbag.ops.findings import check_cuda
     from packedbag.ops.packing import pack, unpack
     from packedbag.table import PackedTable
 
@@ -22,6 +23,7 @@ _HOMES = {
     "PackedEmbedding": "packedbag.nn",
     "PackedEmbeddingBag": "packedbag.nn",
     "PackedTable": "packedbag.table",
+    "check_cuda": "packedbag.ops.findings",
     "pack": "packedbag.ops.packing",
     "unpack": "packedbag.ops.packing",
 }
@@ -33,6 +35,7 @@ __all__ = [
     "PackedEmbeddingBag",
     "PackedTable",
     "backends",
+    "check_cuda",
     "functional",
     "optim",
     "pack",

@@ -1,5 +1,5 @@
-"""`packedbag.functional`: bags and lookups as functions of plain tensors."""
+"""`packedbag.functional`: bags, lookups and distances as functions of plain tensors."""
 
-from packedbag.ops.functional import embedding, embedding_bag
+from packedbag.ops.functional import embedding, embedding_bag, hamming_distances
 
-__all__ = ["embedding", "embedding_bag"]
+__all__ = ["embedding", "embedding_bag", "hamming_distances"]

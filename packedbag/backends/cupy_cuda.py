@@ -17,8 +17,8 @@ import torch
 
 from packedbag.backends import cuda_kernels as kernels
 from packedbag.backends.cuda_kernels import BOUNDS, FAMILIES, OUTPUTS, PLANES
-from packedbag.backends.cupy_record import Record
 from packedbag.backends.cupy_launch import WARP, Arguments, CuPy, Launcher, Machine
+from packedbag.backends.cupy_record import Record
 from packedbag.backends.cupy_steps import CupySteps, integer
 from packedbag.core.layout import words_per_row
 from packedbag.core.modes import FLOATING
@@ -73,6 +73,10 @@ class CupyCuda(CupySteps):
             found = Record(device, machine.shared_flag(), functools.partial(machine.synchronize, device))
             self._records[device] = found
         return found
+
+    def has_found(self, device: torch.device) -> bool:
+        """See `packedbag.backends.protocol.DeferredBackend.has_found`."""
+        return self.record(device).pending
 
     def raise_found(self, device: torch.device, *, wait: bool) -> None:
         """See `packedbag.backends.protocol.DeferredBackend.raise_found`."""

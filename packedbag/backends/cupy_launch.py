@@ -1,8 +1,8 @@
 """Compiles the kernels of ``cuda/`` with CuPy and launches them on torch's current stream.
 
 Memory comes from torch alone: kernels are handed addresses, so that CuPy's pool stays out. A kernel is compiled when
-it is first used (about 0.1 s; CuPy keeps the result on disk), or ahead, by `compile_all`: `torch.cuda.graph` cannot
-capture a launch that still has to compile.
+it is first used (about 0.1 s; CuPy keeps the result on disk), or ahead, by ``packedbag doctor --warm-cuda``. A graph
+cannot capture a launch that still has to compile.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class CuPy:
 
     def shared_flag(self) -> Tensor:
         """See `Machine.shared_flag`. Under unified addressing, pinned memory has one address on host and devices."""
-        return torch.zeros(1, dtype=torch.int32, pin_memory=True)
+        return torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=True)
 
     def synchronize(self, device: torch.device) -> None:
         """See `Machine.synchronize`."""
@@ -150,11 +150,3 @@ class Launcher:
 def scalars(kind: type[np.generic], *values: float) -> list[np.generic]:
     """Return numbers as a kernel's parameters of one type."""
     return [kind(value) for value in values]
-
-
-def compile_all(machine: Machine, device: torch.device) -> int:
-    """Compile every instance for ``device``; return how many there are."""
-    instances = list(cuda_kernels.every_instance())
-    for name, expression in instances:
-        machine.kernel(device, name, expression)
-    return len(instances)

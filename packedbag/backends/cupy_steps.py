@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from packedbag.backends.cuda_kernels import ADAPTIVITY, BOUNDS, INTEGERS, TILES
-from packedbag.backends.cupy_record import Record
 from packedbag.backends.cupy_launch import WARP, Launcher, scalars
+from packedbag.backends.cupy_record import Record
 from packedbag.backends.eager import Eager
 from packedbag.backends.protocol import CounterRule, Factors, Marked
 from packedbag.backends.reference import RUN

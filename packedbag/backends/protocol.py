@@ -1,4 +1,4 @@
-"""What a backend computes: the eight functions that `packedbag.backends.reference` defines exactly.
+"""What a backend computes: the nine functions that `packedbag.backends.reference` defines exactly.
 
 Shapes: V rows, D columns, W = words_per_row(D), N indices, B bags, K kept entries, U distinct rows.
 Arguments are already validated: contiguous, of the dtype stated, sizes consistent. Only index *values* are
@@ -340,6 +340,10 @@ class DeferredBackend(Backend, Protocol):
 
     def finish(self, control: Any, flag: Any) -> None:
         """End a step: count it, or its refusal, which sets ``flag``."""
+        ...
+
+    def has_found(self, device: Any) -> bool:
+        """Say whether a call that is done on ``device`` found something to raise. Does not wait."""
         ...
 
     def raise_found(self, device: Any, *, wait: bool) -> None:

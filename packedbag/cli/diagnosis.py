@@ -82,12 +82,22 @@ def huge_pages() -> str | None:
     return chosen[1] if chosen else None
 
 
-def gpu() -> str | None:
-    """Return the name of the first GPU that torch can use, or None."""
+def gpus() -> list[str]:
+    """Return the names of the GPUs that torch can use."""
     if not installed("torch"):
-        return None
-    torch = importlib.import_module("torch")
-    return str(torch.cuda.get_device_name(0)) if torch.cuda.is_available() else None
+        return []
+    cuda = importlib.import_module("torch").cuda
+    return [str(cuda.get_device_name(i)) for i in range(cuda.device_count())] if cuda.is_available() else []
+
+
+def cupy() -> str | None:
+    """Return the version of CuPy, which is another distribution for each CUDA, or None."""
+    return next((v for v in map(installed, ("cupy-cuda13x", "cupy-cuda12x", "cupy")) if v), None)
+
+
+def chosen_for_cuda(found: list[str]) -> str | None:
+    """Return the name of the backend in use on a GPU, or None where there is none."""
+    return select("cuda").name if found and not os.environ.get(ENVIRONMENT) else None
 
 
 def kernels() -> dict[str, Any]:
@@ -111,11 +121,12 @@ def diagnose() -> dict[str, Any]:
     """Collect every fact, ready for JSON.
 
     Returns:
-        ``versions``, ``machine``, ``gpu``, ``backends`` (name -> None if it runs, else why not), ``available`` on a
-        CPU, best first, ``backend`` in use there, ``forced_backend``, ``problem`` (None, or why none can be used),
-        ``kernels``, ``threads``, ``huge_pages``, ``extras``.
+        ``versions``, ``machine``, ``gpus``, ``cuda_backend`` in use on them, ``backends`` (name -> None if it runs,
+        else why not), ``available`` on a CPU, best first, ``backend`` in use there, ``forced_backend``, ``problem``
+        (None, or why none can be used), ``kernels``, ``threads``, ``huge_pages``, ``extras``.
     """
     backend, problem = chosen_backend()
+    found = gpus()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads: dict[str, Any] = {
         "cores": cores,
@@ -133,11 +144,13 @@ def diagnose() -> dict[str, Any]:
             "python": platform.python_version(),
             "numpy": installed("numpy"),
             "torch": installed("torch"),
+            "cupy": cupy(),
         },
         "machine": f"{platform.system()} {platform.machine()}",
         "backends": {name: missing(name) for name in REGISTRY},
         "available": list(available("cpu")),
-        "gpu": gpu(),
+        "gpus": found,
+        "cuda_backend": chosen_for_cuda(found),
         "backend": backend,
         "forced_backend": os.environ.get(ENVIRONMENT),
         "problem": problem,
@@ -151,10 +164,16 @@ def diagnose() -> dict[str, Any]:
 def describe(facts: dict[str, Any]) -> str:
     """Return the facts of `diagnose` as text, one subject a line."""
     lines = [f"{name:<12} {version or 'not installed'}" for name, version in facts["versions"].items()]
-    lines += [f"{'machine':<12} {facts['machine']}", f"{'gpu':<12} {facts['gpu'] or 'none that torch can use'}"]
+    gpus = ", ".join(facts["gpus"]) or "none that torch can use"
+    lines += [f"{'machine':<12} {facts['machine']}", f"{'gpu':<12} {gpus}"]
     lines += ["", "backends"]
     for name, reason in facts["backends"].items():
-        state = f"missing: {reason}" if reason else "runs" + (" (in use)" if name == facts["backend"] else "")
+        used = "".join(
+            f" ({where})"
+            for where, chosen in (("in use", facts["backend"]), ("in use on the GPU", facts["cuda_backend"]))
+            if chosen == name
+        )
+        state = f"missing: {reason}" if reason else f"runs{used}"
         lines.append(f"  {name:<12} {state}")
     if facts["forced_backend"]:
         lines.append(f"  forced by {ENVIRONMENT}={facts['forced_backend']}")

@@ -15,6 +15,10 @@ def doctor(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the facts as JSON, for programs and bug reports.")
     ] = False,
+    warm: Annotated[
+        bool,
+        typer.Option("--warm-cuda", help="Compile every CUDA kernel for this machine's GPUs first, and keep them."),
+    ] = False,
 ) -> None:
     """Say which backends, kernels and extras this machine has, and why one is missing.
 
@@ -22,6 +26,10 @@ def doctor(
     """
 
     def work() -> None:
+        if warm:
+            from packedbag.cli.warm_cuda import warm_cuda
+
+            warm_cuda(lambda text: typer.echo(text, err=as_json))  # stdout is the JSON's
         facts = diagnose()
         typer.echo(json.dumps(facts, indent=2) if as_json else describe(facts))
         if facts["problem"]:

@@ -61,14 +61,14 @@ def view_words(words: Any, dtype: str) -> Any:
     return words.view(getattr(sys.modules["torch"], dtype))
 
 
-def check_words(words: Any, embedding_dim: int) -> None:
+def check_words(words: Any, embedding_dim: int, name: str = "words") -> None:
     """Raise unless ``words`` (NumPy or torch) is a table (V, W) of 32-bit words for ``embedding_dim``."""
     if str(words.dtype).removeprefix("torch.") not in ("uint32", "int32"):
-        raise DtypeError("words", words.dtype, "uint32 (or int32, the same bytes)", "packedbag.pack(x) makes words.")
+        raise DtypeError(name, words.dtype, "uint32 (or int32, the same bytes)", "packedbag.pack(x) makes words.")
     width = words_per_row(embedding_dim)
     if words.ndim != 2 or words.shape[1] != width:
         raise ShapeError(
-            "words", tuple(words.shape), f"(V, {width}) for embedding_dim={embedding_dim}", "32 weights are one word."
+            name, tuple(words.shape), f"(V, {width}) for embedding_dim={embedding_dim}", "32 weights are one word."
         )
 
 

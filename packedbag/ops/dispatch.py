@@ -41,7 +41,7 @@ def is_watched(
 ) -> bool:
     """Say whether something could tell the operator ``bag`` from its implementation called without it.
 
-    That is a compiler or tracer, a mode, a transform, a profiler, a tensor that is more than memory on the CPU
+    That is a compiler or tracer, a mode, a transform, a profiler, a tensor that is more than memory on a CPU or a GPU
     (a subclass, negated or all-zero without memory), or another device.
     """
     if torch.compiler.is_compiling() or _WATCHERS is None:
@@ -50,8 +50,8 @@ def is_watched(
     return bool(
         type(words) is not _Tensor
         or type(indices) is not _Tensor
-        or not words.is_cpu
-        or not indices.is_cpu
+        or not (words.is_cpu or words.is_cuda)
+        or not (indices.is_cpu or indices.is_cuda)
         or not (offsets is None or _is_plain(offsets))
         or not (row_scale is None or _is_plain(row_scale))
         or not (weights is None or _is_plain(weights))
@@ -66,7 +66,7 @@ def is_watched(
 def _is_plain(tensor: torch.Tensor) -> bool:
     kind = type(tensor)
     is_tensor = kind is _Tensor or kind is torch.nn.Parameter
-    return is_tensor and tensor.is_cpu and not tensor.is_neg() and not tensor._is_zerotensor()
+    return is_tensor and (tensor.is_cpu or tensor.is_cuda) and not tensor.is_neg() and not tensor._is_zerotensor()
 
 
 def bag(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from packedbag.backends.registry import select
 from packedbag.core.bags import check_indices, check_weights
 from packedbag.core.bounds import check_bounds, check_padding_idx
 from packedbag.core.errors import ArgumentError, DtypeError, ShapeError
@@ -13,6 +14,7 @@ from packedbag.core.layout import check_embedding_dim, check_words, view_words
 from packedbag.core.modes import check_combination, get_mode
 from packedbag.ops import dispatch
 from packedbag.ops.autograd import PackedBagFunction
+from packedbag.ops.bridge import to_backend, to_torch
 from packedbag.ops.schema import OUTPUTS
 
 INDEX_DTYPES = (torch.int64, torch.int32)
@@ -123,6 +125,32 @@ def embedding(
         output_dtype=output_dtype,
     )
     return out.view(*indices.shape, out.shape[-1])
+
+
+def hamming_distances(queries: torch.Tensor, words: torch.Tensor, *, embedding_dim: int) -> torch.Tensor:
+    """Count in how many of D columns each row of a table differs from each query: a scan of the whole table.
+
+    Args:
+        queries: (Q, W) uint32, or int32 holding the same bytes, as ``mode="majority"`` with packed output gives them.
+        words: (V, W), likewise.
+        embedding_dim: D; tail bits count for nothing.
+
+    Returns:
+        (Q, V) int32, 0..D. The dot product of the +-1 rows is D - 2 * distance.
+
+    >>> from packedbag import pack
+    >>> words = pack(torch.tensor([[True, True, False], [False, True, True]]))
+    >>> hamming_distances(words[:1], words, embedding_dim=3)
+    tensor([[0, 2]], dtype=torch.int32)
+    """
+    dim = check_embedding_dim(embedding_dim)
+    for name, given in (("queries", queries), ("words", words)):
+        check_tensor(name, given)
+        check_words(given, dim, name)
+    check_device("queries", queries, words.device)
+    backend = select(words.device.type)
+    table, wanted = (to_backend(backend, view_words(t.contiguous(), "int32")) for t in (words, queries))
+    return to_torch(backend.hamming(table, wanted, embedding_dim=dim))
 
 
 def check_tensor(name: str, given: object) -> None:

@@ -251,12 +251,9 @@ class PackedOptimizer(torch.optim.Optimizer):
                 group["step"] = steps
 
     def _step_deferred(self) -> None:
-        """Take a step without waiting for a device: whether it is one is decided there."""
+        """Take a step without waiting for a device: whether it is one is decided there. Raises what is known by now."""
         devices = self._devices()
-        if self._controls.pending:
-            self.check()
         for device, backend in devices.items():
-            cast(DeferredBackend, backend).raise_found(device, wait=False)
             self._controls.of(backend, device, self.param_groups[0]["step"])
         work = []
         for table, (anchor, group) in enumerate(self._tables()):
@@ -277,6 +274,10 @@ class PackedOptimizer(torch.optim.Optimizer):
             torch.autograd.graph.increment_version(_sink(anchor).source.words)
             anchor.grad = None
         self._controls.finish()
+        # Only now: what a step leaves behind must not depend on when the host happens to learn of a mistake.
+        found = (cast(DeferredBackend, backend).has_found(device) for device, backend in devices.items())
+        if self._controls.pending or any(found):
+            self.check()
 
     def _collect(
         self, anchor: torch.Tensor, group: dict[str, Any], table: int, ranks: Any

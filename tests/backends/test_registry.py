@@ -55,8 +55,17 @@ def test_native_code_comes_before_torch_and_torch_before_the_oracle(monkeypatch:
     assert backends.select("cpu:0", arrays="numpy") is native
 
 
+def test_cuda_is_served_by_its_kernels_where_they_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module(registry.REGISTRY["cupy_cuda"].module)
+    monkeypatch.setattr(module, "missing", lambda: None)
+    assert backends.available("cuda") == ("cupy_cuda", "eager")
+    assert backends.select("cuda:1").name == "cupy_cuda"
+    assert "cupy_cuda" not in backends.available("cpu")
+
+
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps", "xpu"])
-def test_a_device_other_than_the_cpu_is_served_by_torch(device: str) -> None:
+def test_a_device_other_than_the_cpu_is_served_by_torch(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    without(monkeypatch, "cupy_cuda", "cupy is not installed")
     assert backends.available(device) == ("eager",)
     assert backends.select(device).name == "eager"
 
@@ -88,7 +97,7 @@ def test_forcing_a_name_that_does_not_exist_names_those_that_do(monkeypatch: pyt
     with pytest.raises(BackendError) as caught:
         backends.select()
     assert str(caught.value) == (
-        "backend 'turbo' does not exist. Backends: native_cpu, eager, reference. "
+        "backend 'turbo' does not exist. Backends: native_cpu, cupy_cuda, eager, reference. "
         "`packedbag doctor` says why one is missing."
     )
 
@@ -105,6 +114,7 @@ def test_forcing_a_missing_backend_says_why_it_is_missing(monkeypatch: pytest.Mo
 
 
 def test_forcing_a_backend_on_a_device_it_does_not_serve_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "cupy_cuda", "cupy is not installed")
     monkeypatch.setenv("PACKEDBAG_BACKEND", "reference")
     with pytest.raises(BackendError) as caught:
         backends.select("cuda:0")
@@ -135,8 +145,7 @@ def test_a_device_that_nothing_serves_is_an_error_that_says_why(monkeypatch: pyt
     with pytest.raises(BackendError) as caught:
         backends.select("cuda")
     assert str(caught.value) == (
-        "backend 'eager' cannot run here: torch is not installed. Backends: none. "
-        "`packedbag doctor` says why one is missing."
+        "backend 'cupy_cuda' cannot run here: it is broken. Backends: none. `packedbag doctor` says why one is missing."
     )
 
 
