@@ -6,7 +6,8 @@
 #   make bench-report    all of it, written to docs/benchmarks/cpu.md       make docs    HTML in docs/_build/html
 #   make bench-billion    a table of 1e9 x 32 trained, saved, mapped and served; 16 GB of memory, 21 GB of disk
 #   make sanitize    native tests under AddressSanitizer and UndefinedBehaviorSanitizer (needs cmake and g++)
-#   make sanitize-cuda    CUDA kernels, run on the CPU, under Address- and ThreadSanitizer; and with planted mistakes
+#   make sanitize-cuda    CUDA kernels, run on the CPU, under AddressSanitizer and ThreadSanitizer
+#   make mutants     do the tests see a mistake in a CUDA kernel? 65 are planted, 5 minutes; ARGS="-k bag" picks some
 #   make gpu     on a machine with a GPU, torch and CuPy: tests, compute-sanitizer, benchmark; installs nothing
 #   make wheel   a wheel in dist/                make clean   remove what a build made; .venv and runs/ stay
 PYTHON ?= python3
@@ -15,7 +16,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PEERS := .venv/.peers
 
-.PHONY: demo test lint types bench bench-report bench-billion docs sanitize sanitize-cuda gpu wheel clean
+.PHONY: demo test lint types bench bench-report bench-billion docs sanitize sanitize-cuda mutants gpu wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -48,7 +49,9 @@ sanitize: $(READY)
 	cpu/sanitize.sh -n 2
 
 sanitize-cuda: $(READY)
-	tests/cuda_on_cpu/sanitize.sh
+	tests/cuda_on_cpu/sanitize.sh $(ARGS)
+
+mutants: $(READY)
 	$(BIN)/python -m tests.cuda_on_cpu.mutants $(ARGS)
 
 gpu:

@@ -20,13 +20,13 @@ class Table:
     """Random words (V, W) and the same weights in other formats, made when first asked for.
 
     Attributes:
-        module: the packed table, `packedbag.PackedEmbeddingBag`, its words on huge pages.
+        module: the packed table, `packedbag.PackedEmbeddingBag`; on a CPU its words lie on huge pages.
     """
 
-    def __init__(self, shape: Shape, seed: int = 0) -> None:
+    def __init__(self, shape: Shape, seed: int = 0, device: torch.device | str = "cpu") -> None:
         self.shape = shape
-        generator = torch.Generator().manual_seed(seed)
-        self.module = packedbag.PackedEmbeddingBag(shape.rows, shape.dim, generator=generator)
+        generator = torch.Generator(device).manual_seed(seed)
+        self.module = packedbag.PackedEmbeddingBag(shape.rows, shape.dim, device=device, generator=generator)
         self._formats: dict[str, Any] = {}
 
     @property

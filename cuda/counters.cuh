@@ -40,5 +40,6 @@ __device__ __forceinline__ void update_word(u32 *word, u32 *planes, int step, in
     if (lane == (u32)p) changed = plane;
   }
   if (lane + 1u < (u32)bits) planes[lane] = changed;
+  __syncwarp();  // all lanes have read the word
   if (lane == 0) *word = bit;
 }

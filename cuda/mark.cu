@@ -3,7 +3,9 @@
 
 // Args: indices, offsets, bags, length, rows, padding, policy: as in bag.cu; total: how many indices there are.
 //   lanes: of a group that goes through a bag together, a power of two up to 32.
-//   row_out, bag_out (total,); counts (bags,); bad (1,): becomes NaN where a batch holds what RAISE refuses.
+//   row_out, bag_out (total,); counts (bags,).
+//   bad (2,): the first is NaN where bag_ends.cu found wrong offsets, whose bags may overlap: then all entries stay as
+//   they are, which is dropped. The second becomes NaN for that, and for what RAISE refuses.
 template <class I, class R>
 __global__ void __launch_bounds__(128, 4)
     mark(const I *__restrict__ indices, const i64 *__restrict__ offsets, R *__restrict__ row_out,
@@ -13,7 +15,7 @@ __global__ void __launch_bounds__(128, 4)
   const u32 lane = threadIdx.x & (u32)(lanes - 1), lane_of_warp = threadIdx.x & 31u;
   const Reading reading = {rows, padding, policy};
   // With offsets, one more group has what lies behind the last bag, and drops it.
-  const bool whole = bag < bags, behind = offsets && bag == bags;
+  const bool wrong = offsets && bad[0] != 0u, whole = bag < bags && !wrong, behind = offsets && bag == bags && !wrong;
   i64 begin = 0, end = 0;
   if (whole) {
     begin = offsets ? __ldg(offsets + bag) : bag * length;
@@ -23,7 +25,7 @@ __global__ void __launch_bounds__(128, 4)
     end = total;
   }
   int kept = 0;
-  bool refused = false;
+  bool refused = wrong;
   for (i64 i = begin + lane; i < end; i += lanes) {
     bool outside = false;
     const I row = whole ? row_of(__ldg(indices + i), reading, outside) : (I)-1;
@@ -35,6 +37,6 @@ __global__ void __launch_bounds__(128, 4)
   for (int distance = lanes / 2; distance > 0; distance /= 2) {
     kept += __shfl_xor_sync(WHOLE_WARP, kept, distance);
   }
-  if (whole && lane == 0) counts[bag] = (float)kept;
-  if (__any_sync(WHOLE_WARP, refused) && lane_of_warp == 0) atomicOr(bad, NOT_A_NUMBER);
+  if (bag < bags && lane == 0) counts[bag] = (float)kept;
+  if (__any_sync(WHOLE_WARP, refused) && lane_of_warp == 0) atomicOr(bad + 1, NOT_A_NUMBER);
 }

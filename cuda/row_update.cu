@@ -66,6 +66,7 @@ __global__ void __launch_bounds__(128, 4)
   if (adaptivity != PLAIN) {
     u32 state = row_state[row];
     const float statistic = touch(state, sum_of_lanes(squares), dim, adaptivity);
+    __syncwarp();  // all lanes have read it
     if (lane == 0) row_state[row] = state;
     r = rate / (sqrtf(statistic) + EPSILON);
   }
@@ -82,6 +83,7 @@ __global__ void __launch_bounds__(128, 4)
       }
     }
   }
+  __syncwarp();  // all lanes have read the scale
   if (scale && lane == 0) {
     const float sum = scale_squares[row] + slope * slope;
     scale_squares[row] = sum;

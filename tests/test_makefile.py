@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("demo", "test", "lint", "types", "bench", "bench-report", "bench-billion", "docs", "sanitize", "sanitize-cuda", "gpu", "wheel", "clean")
+VERBS = (
+    *("demo", "test", "lint", "types", "bench", "bench-report", "bench-billion", "docs"),
+    *("sanitize", "sanitize-cuda", "mutants", "gpu", "wheel", "clean"),
+)
 
 #: Stands for a Python: it logs how it is called, has a torch if the file `torch` beside the checkout names one,
 #: and makes environments whose Python is itself.

@@ -24,7 +24,7 @@ def missing() -> str | None:
     return None
 
 
-def _quantize(signs: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize(signs: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return codes (n, D * bits / 8) and rows' scale and bias (n, 4 bytes, two fp16)."""
     if bits == 8:
         fused = torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(signs)
@@ -54,7 +54,7 @@ def _build(bits: int) -> Any:
         module.weights_host = on_huge_pages(tuple(size), torch.uint8).zero_()
         ((codes, scales),) = module.split_embedding_weights()
         for start, stop, signs in table.signs():
-            codes[start:stop], scales[start:stop] = _quantize(signs, bits)
+            codes[start:stop], scales[start:stop] = quantize(signs, bits)
         return module
 
     def build(table: Table) -> Call:

@@ -68,7 +68,7 @@ class CupySteps(Eager):
         """See `packedbag.backends.protocol.DeferredBackend.mark`."""
         device, total = indices.device, indices.numel()
         indices = indices.contiguous()
-        bad = torch.zeros(1, dtype=torch.float32, device=device)
+        bad = torch.zeros(2, dtype=torch.float32, device=device)  # of offsets; of either
         ends, length = None, 0
         if offsets is None:
             bags, length = indices.shape
@@ -90,7 +90,7 @@ class CupySteps(Eager):
         arguments = (indices, ends, rows, bag_of, counts, bad, *size, *scalars(np.int32, BOUNDS[bounds], lanes))
         groups = bags + (ends is not None)
         self.launcher.launch(device, "mark", (integer(indices), integer(rows)), groups * lanes, arguments)
-        return Marked(rows, bag_of, counts, bad, ends, length)
+        return Marked(rows, bag_of, counts, bad[1:], ends, length)
 
     def marked_columns(self, words: Tensor, marked: Marked, *, embedding_dim: int) -> Tensor:
         """See `packedbag.backends.protocol.DeferredBackend.marked_columns`."""

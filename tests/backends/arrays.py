@@ -39,6 +39,11 @@ class Handed:
         self.backend = backend
         self.device = device
 
+    def _hand(self, x: Any) -> Any:
+        if isinstance(x, dict):
+            return {name: self._hand(value) for name, value in x.items()}
+        return to_device(x, self.device) if isinstance(x, np.ndarray) else x
+
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.backend, name)
         if self.backend.arrays == "numpy":
@@ -46,7 +51,7 @@ class Handed:
 
         def call(*args: Any, **named: Any) -> Any:
             pairs = [(x, to_device(x, self.device)) if isinstance(x, np.ndarray) else (x, x) for x in args]
-            handed = {k: to_device(x, self.device) if isinstance(x, np.ndarray) else x for k, x in named.items()}
+            handed = {k: self._hand(x) for k, x in named.items()}
             result = to_numpy(method(*[tensor for _, tensor in pairs], **handed))
             if name == "max_columns":  # the one function that returns words
                 result = result.view(np.uint32)

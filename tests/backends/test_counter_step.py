@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,22 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packedbag.backends import available, get, native_cpu
+from packedbag.backends import get, missing, native_cpu
 from packedbag.backends.protocol import CounterRule, Factors, FusesCounterSteps
 from packedbag.backends.reference import BACKEND as ORACLE
 from tests.backends.arrays import assert_same
+from tests.backends.contenders import cuda, native
 from tests.strategies import GRADIENTS, Occurrences, make_gradient, make_row_state, make_words, occurrences
 
 
 def contenders() -> list[Any]:
-    """Return the backends that fuse, native_cpu with every instruction set that can run here."""
-    found: list[Any] = []
-    for name in available():
-        if name == "native_cpu":
-            found += [pytest.param(partial(native_cpu.NativeCpu, isa), id=f"{name}-{isa}") for isa in native_cpu.isas()]
-        elif isinstance(get(name), FusesCounterSteps):
-            found.append(pytest.param(partial(get, name), id=name))
-    return found or [pytest.param(None, marks=pytest.mark.skip(reason="no backend here fuses counter steps"))]
+    """Return the backends that fuse: native_cpu with every instruction set, and CUDA."""
+    found = [*native(), *cuda()]
+    assert all(isinstance(get(name), FusesCounterSteps) for name in ("native_cpu", "cupy_cuda") if not missing(name))
+    return found
 
 
 @pytest.fixture(params=contenders(), scope="module")
@@ -91,6 +87,16 @@ def test_blocks_of_rows_of_every_width_equal_the_oracle(backend: Any, dim: int, 
     assert_steps_agree(backend, words, bags, rows, grad, PLAIN, rule(dim, 8, "ema"))
 
 
+@pytest.mark.parametrize("counts", [[1, 63, 64, 65, 1000], [129, 1], [3, 100], [64, 128, 127]])
+def test_hot_rows_equal_the_oracle(backend: Any, counts: list[int]) -> None:
+    # A part of a run, one run, one and a part, many; the last row hot, and not.
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    words, grad = make_words(rng, len(counts), 100), make_gradient(rng, (70, 100), "spread")
+    bags = np.sort(rng.integers(0, 70, len(rows)))
+    assert_steps_agree(backend, words, bags, rows, grad, PLAIN, rule(100, 8, "ema"))
+
+
 @pytest.mark.parametrize("rate", [0.0, 1e-30, 1e30])
 @pytest.mark.parametrize("adaptivity", [None, "adagrad"])
 def test_rates_and_gradients_of_any_size_equal_the_oracle(backend: Any, adaptivity: str | None, rate: float) -> None:
@@ -113,7 +119,7 @@ def test_nothing_happens_without_rows(backend: Any) -> None:
 
 def test_steps_do_not_depend_on_threads(backend: Any) -> None:
     if not isinstance(backend, native_cpu.NativeCpu):
-        pytest.skip(f"{backend.name} does not share work among threads of its own")
+        pytest.skip("only native_cpu shares work among threads of its own")
     rng = np.random.default_rng(2)
     words, grad = make_words(rng, 3000, 128), rng.standard_normal((100, 128)).astype(np.float32)
     rows, bags = rng.integers(0, 3000, 4000), np.sort(rng.integers(0, 100, 4000))

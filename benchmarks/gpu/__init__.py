@@ -1,0 +1,1 @@
+"""packedbag beside its peers on one GPU, same tables and indices, one process: ``python -m benchmarks.gpu``."""

@@ -1,0 +1,59 @@
+"""Every backend that can run here updates counters as `packedbag.backends.reference` does, bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from packedbag.backends.reference import BACKEND as ORACLE
+from packedbag.core.layout import words_per_row
+from tests.backends.arrays import assert_same
+from tests.backends.contenders import contenders
+from tests.strategies import Counters, counters, make_gradient, make_row_state, make_words
+
+
+@pytest.fixture(params=contenders(), scope="module")
+def backend(request: pytest.FixtureRequest) -> Any:
+    return request.param()
+
+
+def updated(backend: Any, case: Counters) -> tuple[Any, ...]:
+    state = tuple(None if x is None else x.copy() for x in (case.words, case.planes, case.row_state))
+    case.call(backend, *state, case.rows, case.grad)
+    return state
+
+
+@given(case=counters())
+def test_updated_counters_equal_the_oracle(backend: Any, case: Counters) -> None:
+    assert_same(updated(backend, case), updated(ORACLE, case))
+
+
+@pytest.mark.parametrize("adaptivity", [None, "ema", "adagrad"])
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_counters_of_every_width_equal_the_oracle_over_several_updates(
+    backend: Any, bits: int, adaptivity: str | None
+) -> None:
+    rng = np.random.default_rng(bits)
+    dim, rows = 129, 60
+    planes = np.zeros((rows, words_per_row(dim), bits - 1), np.int32)
+    state = make_row_state(rng, rows) if adaptivity else None
+    mine = theirs = (make_words(rng, rows, dim), planes, state)
+    for step in range(4):
+        case = Counters(
+            *mine,
+            rows=rng.permutation(rows)[:45].astype(np.int64),
+            grad=make_gradient(rng, (45, dim), ("normal", "spread", "sparse", "normal")[step]),
+            bits=bits,
+            rate=float(np.float32(0.3 * 2 ** (bits - 1))),
+            adaptivity=adaptivity,
+            seed=0x1234_5678_9ABC_DEF0,
+            step=step,
+            table=2,
+        )
+        mine = updated(backend, case)
+        theirs = updated(ORACLE, replace(case, words=theirs[0], planes=theirs[1], row_state=theirs[2]))
+        assert_same(mine, theirs)

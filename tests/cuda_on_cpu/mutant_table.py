@@ -1,0 +1,138 @@
+"""The mistakes that are planted in the kernels: each changes one place, and its tests must then fail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change, and the tests that must see it.
+
+    Attributes:
+        file: a source in `cuda/`.
+        old: a text that stands in it exactly once.
+        new: what takes its place.
+        tests: arguments of pytest; the first failure ends the run.
+    """
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.file}: {' '.join(self.old.split())} -> {' '.join(self.new.split())}"
+
+
+_HERE = "tests/cuda_on_cpu"
+#: The tests of values that hold every backend to the oracle, and those of one subject each.
+VALUES = ("tests/backends/test_matches_the_oracle.py", "-k", "emulated")
+COUNTERS = ("tests/backends/test_counters_match_the_oracle.py", "-k", "emulated")
+STEPS = ("tests/backends/test_counter_step.py", "-k", "emulated")
+KERNELS = (f"{_HERE}/test_kernels.py",)
+ROUNDING = (f"{_HERE}/test_rounding.py",)
+TRAINING = (f"{_HERE}/test_training.py",)
+WAITING = (f"{_HERE}/test_no_waiting.py",)
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant("bag.cu", "i + j < end ? row_of", "i + j <= end ? row_of", VALUES),
+    Mutant("bag.cu", "for (i64 i = begin; i < end; i += 8)", "for (i64 i = begin; i + 8 < end; i += 8)", VALUES),
+    Mutant("bag.cu", "found.kept += kept;", "found.kept += 1;", VALUES),
+    Mutant("bag.cu", "((u32)found.kept + 1u) / 2u", "(u32)found.kept / 2u + 1u", VALUES),
+    Mutant("bag.cu", "if (first + source < words) store_four", "if (first + source <= words) store_four", VALUES),
+    Mutant("bag.cu", "if (column < dim) store_element", "if (column <= dim) store_element", VALUES),
+    Mutant("bag.cu", "bits & column_mask(word, dim)", "bits", VALUES),
+    Mutant("bag.cu", "end - begin > 255", "end - begin > 256", VALUES),
+    Mutant("bag.cu", "if (first >= words) return;", "if (t >= words) return;", VALUES),
+    Mutant("bag.cu", "& 0x01010101u) << k;", "& 0x01010101u) << (k & 6);", VALUES),
+    Mutant("bag.cu", "if (outside && word == 0)", "if (outside && word == 1)", VALUES),
+    Mutant("bag.cu", "FAMILY == MAXIMUM && kept == 0 ? 0.0f : sign_of(nibble", "sign_of(nibble", VALUES),
+    Mutant(
+        "planes.cuh", "for (int k = 3; k < (P < 8 ? P : 8); k++)", "for (int k = 3; k < (P < 8 ? P : 7); k++)", VALUES
+    ),
+    Mutant(
+        "planes.cuh",
+        "full_add(carry, c[2], c[2], twos_a, twos_b);",
+        "full_add(carry, c[2], c[2], twos_a, twos_a);",
+        VALUES,
+    ),
+    Mutant(
+        "planes.cuh", "(c[k] & (so_far | ~bit)) | (so_far & ~bit)", "(c[k] & (so_far | ~bit)) | (so_far & bit)", VALUES
+    ),
+    Mutant("outputs.cuh", "word << (31u - bit)", "word << (30u - bit)", VALUES),
+    Mutant(
+        "outputs.cuh", "make_uint2(x | (y << 16), z | (w << 16))", "make_uint2(y | (x << 16), z | (w << 16))", VALUES
+    ),
+    Mutant("types.cuh", "(1u << (dim - before)) - 1u", "(2u << (dim - before)) - 1u", VALUES),
+    Mutant("types.cuh", "return (u64)(typename Unsigned<R>::type)row * width;", "return (u32)row * width;", KERNELS),
+    Mutant("types.cuh", "if (value >> 32) {", "if (false) {", KERNELS),
+    Mutant(
+        "entries.cuh", "(i64)index < reading.rows) return index;", "(i64)index <= reading.rows) return index;", VALUES
+    ),
+    Mutant("entries.cuh", "reading.padding >= 0 && (i64)index", "(i64)index", VALUES),
+    Mutant("entries.cuh", "(index < 0 ? 0 : (I)(reading.rows - 1))", "(I)(reading.rows - 1)", VALUES),
+    Mutant("entries.cuh", "if (atomicMin(record + POSITION, ~0ull) == position) {", "{", KERNELS),
+    Mutant("entries.cuh", "if (atomicCAS(record + LOCK, 0ull, 1ull)) continue;", "", KERNELS),
+    Mutant("entries.cuh", "<= position) return;", "<= position + 1) return;", KERNELS),
+    Mutant("rounding.cuh", "((rebiased >> 13) & 1u)", "1u", ROUNDING),
+    Mutant("rounding.cuh", "rest > tie || (rest == tie && (whole & 1u))", "rest >= tie", ROUNDING),
+    Mutant("rounding.cuh", "return 0x7fc0u;", "return bits >> 16;", ROUNDING),
+    Mutant("weighted_bag.cu", "total += (double)eight;", "total += (double)(float)(total + eight) - total;", VALUES),
+    Mutant("weighted_bag.cu", "    __syncwarp();\n    const int count", "    const int count", VALUES),
+    Mutant(
+        "weighted_bag.cu", "value / (float)(kept ? kept : 1)", "value / (float)(end - begin ? end - begin : 1)", VALUES
+    ),
+    Mutant("weighted_bag.cu", "if (scale) factor = factor * __ldg(scale + row);", "", VALUES),
+    Mutant("lookup.cu", "kept ? sign_of(bits, (u32)j) : 0.0f", "sign_of(bits, (u32)j)", VALUES),
+    Mutant("pack.cu", "return bits <= 0x80000000u;", "return bits < 0x80000000u;", KERNELS),
+    Mutant("pack.cu", "return bits <= 0x8000u;", "return bits < 0x8000u;", KERNELS),
+    Mutant("bag_ends.cu", "value < 0 ? 0 : (value > total ? total : value)", "value", KERNELS),
+    Mutant("bag_ends.cu", "if (b > bags) return;", "if (b >= bags) return;", KERNELS),
+    Mutant("mark.cu", "row_out[i] = row >= 0 ? (R)row : (R)rows;", "row_out[i] = (R)row;", KERNELS),
+    Mutant("mark.cu", "whole = bag < bags && !wrong", "whole = bag <= bags && !wrong", KERNELS),
+    Mutant("mark.cu", "__any_sync(WHOLE_WARP, refused) && ", "refused && ", KERNELS),
+    Mutant("max_columns.cu", "open &= ~takes;", "", VALUES),
+    Mutant("max_columns.cu", "| ~any);", ");", VALUES),
+    Mutant(
+        "lanes.cuh",
+        "int distance = 16; distance > 0; distance /= 2",
+        "int distance = 1; distance < 32; distance *= 2",
+        VALUES,
+    ),
+    Mutant(
+        "weight_gradient.cu",
+        "result = result / __ldg(counts + bag[entry]);",
+        "result = result * (1.0f / __ldg(counts + bag[entry]));",
+        VALUES,
+    ),
+    Mutant("philox.cuh", "round < 10", "round < 9", COUNTERS),
+    Mutant(
+        "philox.cuh", "(lane & 1u) ? word >> 16 : word & 0xffffu", "(lane & 1u) ? word & 0xffffu : word >> 16", VALUES
+    ),
+    Mutant("gradients.cuh", "g = g / n;", "g = g * (1.0f / n);", TRAINING),
+    Mutant("gradients.cuh", "place < first + RUN", "place < first + WARP", TRAINING),
+    Mutant("run_sums.cu", "(window - start + RUN - 1) / RUN * RUN", "(window - start) / RUN * RUN", TRAINING),
+    Mutant("row_update.cu", "(place && rows[place - 1] == row)", "(place && rows[place - 1] > row)", TRAINING),
+    Mutant(
+        "row_update.cu",
+        "for (i64 run = place + RUN; run < all.total",
+        "for (i64 run = place + RUN; run + RUN < all.total",
+        STEPS,
+    ),
+    Mutant("row_update.cu", "control ? (u32)control[STEPS] : step", "step", TRAINING),
+    Mutant("row_update.cu", "if (word % 8u == 0u) random.draw", "if (word == 0u) random.draw", TRAINING),
+    Mutant("row_update.cu", "(control && control[REFUSED]) || ", "", WAITING),
+    Mutant(
+        "counters.cuh", "before + 1u < 100u ? before + 1u : 100u", "before + 1u < 99u ? before + 1u : 99u", COUNTERS
+    ),
+    Mutant("counters.cuh", "(float)random + 0.5f", "(float)random", COUNTERS),
+    Mutant("counters.cuh", "v >= 0) & mask;", "v >= 0);", COUNTERS),
+    Mutant("counters.cuh", "v < -half ? -half", "v <= -half ? -half + 1", COUNTERS),
+    Mutant("counters.cuh", "(size >= most ? most : 0.0f)", "most", COUNTERS),
+    Mutant("judge.cu", "control[STEPS] += 1;", "control[STEPS] += 2;", WAITING),
+    Mutant("judge.cu", "if (!finite) {", "if (false) {", WAITING),
+    Mutant("judge.cu", "control[REFUSED] = 0;", "", WAITING),
+    Mutant("hamming.cu", "& mask);", ");", VALUES),
+    Mutant("hamming.cu", "if (first + q < count) out", "out", VALUES),
+)
