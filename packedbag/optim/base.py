@@ -255,29 +255,36 @@ class PackedOptimizer(torch.optim.Optimizer):
         devices = self._devices()
         for device, backend in devices.items():
             self._controls.of(backend, device, self.param_groups[0]["step"])
-        work = []
-        for table, (anchor, group) in enumerate(self._tables()):
-            sink = _sink(anchor)
-            gradients = sink.drain()
-            if gradients is None or anchor.grad is None:  # zero_grad was called since: they are not wanted
-                continue
-            device = sink.source.words.device
-            control = self._controls.of(devices[device], device, 0)
-            factor = control.backend.judge(control.fields, anchor.grad, gradients.calls * CALL, table)
-            work.append((table, anchor, group, gradients, factor, control))
-        if not work:
-            return
-        self._controls.agree()
-        for number, anchor, group, gradients, factor, control in work:
-            table_step = self._table_step(number, anchor, group, control.backend)
-            self.update_marked(table_step, gradients, factor, control)
-            torch.autograd.graph.increment_version(_sink(anchor).source.words)
-            anchor.grad = None
-        self._controls.finish()
+        try:
+            self._launch_step(devices)
+        except BaseException:  # memory that ran out, say: what was judged so far must not decide the next step
+            self._controls.abandon()
+            raise
         # Only now: what a step leaves behind must not depend on when the host happens to learn of a mistake.
         found = (cast(DeferredBackend, backend).has_found(device) for device, backend in devices.items())
         if self._controls.pending or any(found):
             self.check()
+
+    def _launch_step(self, devices: dict[torch.device, Backend]) -> None:
+        """Launch everything that makes a step on ``devices``."""
+        work = []
+        for number, (anchor, group) in enumerate(self._tables()):
+            source = _sink(anchor).source
+            gradients = _sink(anchor).drain()
+            if gradients is None or anchor.grad is None:  # zero_grad was called since: they are not wanted
+                continue
+            device = source.words.device
+            table = self._table_step(number, anchor, group, devices[device])
+            control = self._controls.of(devices[device], device, 0)
+            factor = control.backend.judge(control.fields, anchor.grad, gradients.calls * CALL, number)
+            work.append((anchor, source, table, gradients, factor, control))
+        self._controls.agree()
+        for anchor, source, table, gradients, factor, control in work:
+            self.update_marked(table, gradients, factor, control)
+            torch.autograd.graph.increment_version(source.words)
+            anchor.grad = None
+        if work:
+            self._controls.finish()
 
     def _collect(
         self, anchor: torch.Tensor, group: dict[str, Any], table: int, ranks: Any

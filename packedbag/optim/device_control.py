@@ -36,6 +36,10 @@ class DeviceControl:
         """End a step on this device."""
         self.backend.finish(self.fields, self.flag)
 
+    def abandon(self) -> None:
+        """Forget what was found of a step that is not taken."""
+        self.fields[REFUSED : WORK + 1] = 0
+
     def take(self) -> tuple[int, int] | None:
         """Return (first table refused, steps refused) since the last time, and forget them; waits for the stream."""
         found = self.fields.tolist()
@@ -85,6 +89,11 @@ class DeviceControls:
         """End a step on all devices."""
         for control in self._of.values():
             control.finish()
+
+    def abandon(self) -> None:
+        """Forget, on all devices, what was found of a step that is not taken."""
+        for control in self._of.values():
+            control.abandon()
 
     def take(self) -> tuple[int, int] | None:
         """Return (first table refused, steps refused) since the last time, or None; waits."""

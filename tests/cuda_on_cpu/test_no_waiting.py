@@ -153,6 +153,24 @@ def test_a_host_that_learns_late_hears_of_all_refused_steps(monkeypatch: pytest.
         optimizer.check()
 
 
+def test_a_step_that_fails_half_way_does_not_decide_the_next(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = PackedEmbeddingBag(50, 70)
+    optimizer = CounterSGD([module.anchor], lr=0.5, seed=0)
+
+    def fail(*arguments: Any, **named: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "marked_step", fail)
+        (module(torch.tensor([[1, 2]])) * torch.nan).sum().backward()
+        with pytest.raises(MemoryError):
+            optimizer.step()
+    optimizer.zero_grad()
+    module(torch.tensor([[1, 2]])).sum().backward()
+    optimizer.step()
+    assert optimizer.state_dict()["param_groups"][0]["step"] == 1
+
+
 def test_a_table_moved_between_devices_keeps_its_count(backend: Any) -> None:
     module = PackedEmbeddingBag(50, 70, generator=torch.Generator().manual_seed(0))
     optimizer = CounterSGD([module.anchor], lr=0.5, seed=0)
