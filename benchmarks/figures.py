@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +54,37 @@ def two_lines(shape: str) -> str:
 
 def draw(name: str, results: list[dict[str, Any]], path: Path) -> None:
     """Draw one of `FIGURES` as SVG: groups of bars, one group a shape."""
+    title, value = FIGURES[name]
+    contenders = SHOWN if name == "forward" else STEPS
+    # In rates the slowest and the fastest differ a thousandfold.
+    draw_bars(
+        [result for result in results if result["bags"] > 1],
+        contenders,
+        value,
+        path,
+        title=title,
+        logarithmic=name == "forward",
+        legend_columns=len(contenders) if name == "forward" else 2,
+    )
+
+
+def draw_bars(
+    results: list[dict[str, Any]],
+    contenders: Sequence[tuple[str, str]],
+    value: Callable[[dict[str, Any], str], float],
+    path: Path,
+    *,
+    title: str,
+    logarithmic: bool,
+    legend_columns: int,
+) -> None:
+    """Draw groups of bars as SVG, one group a result, a bar for each of the ``contenders`` (name, color)."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "packedbag", "font.size": 9})
     from matplotlib import pyplot as plt
 
-    title, value = FIGURES[name]
-    contenders = SHOWN if name == "forward" else STEPS
-    results = [result for result in results if result["bags"] > 1]
     figure, axes = plt.subplots(figsize=(9, 3.4), layout="constrained")
     width = 0.86 / len(contenders)
     for column, (contender, color) in enumerate(contenders):
@@ -72,17 +94,11 @@ def draw(name: str, results: list[dict[str, Any]], path: Path) -> None:
         for place, height in zip(places, heights, strict=True):
             if height:
                 axes.text(place, height * 1.02, readings.digits(height), ha="center", va="bottom", fontsize=6)
-    if name == "forward":  # the slowest and the fastest differ a thousandfold
+    if logarithmic:
         axes.set_yscale("log")
     axes.set_ylabel(title)
     axes.set_xticks(range(len(results)), [two_lines(result["shape"]) for result in results], fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(
-        frameon=False,
-        fontsize=7,
-        ncols=len(contenders) if name == "forward" else 2,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-    )
+    axes.legend(frameon=False, fontsize=7, ncols=legend_columns, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

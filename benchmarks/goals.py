@@ -24,8 +24,24 @@ ONE_BAG = "1e6x128x1x20"
 MEGABYTE = 1e6
 
 
+class Bounded:
+    """A goal's ``bound``, in ``unit``, to reach at least or (``at_most``) at most."""
+
+    bound: float
+    at_most: bool
+    unit: str
+
+    def met(self, reading: Reading) -> bool:
+        """Say whether the goal is reached, to the two digits in which it is set."""
+        return reading.value <= self.bound if self.at_most else reading.value >= self.bound
+
+    def target(self) -> str:
+        """Return the bound in words."""
+        return f"{'<=' if self.at_most else '>='} {self.bound:g}{self.unit if self.unit == 'x' else ' ' + self.unit}"
+
+
 @dataclass(frozen=True)
-class Goal:
+class Goal(Bounded):
     """One thing to reach.
 
     Attributes:
@@ -43,14 +59,6 @@ class Goal:
     short: str
     at_most: bool = False
     unit: str = "x"
-
-    def met(self, reading: Reading) -> bool:
-        """Say whether the goal is reached, to the two digits in which it is set."""
-        return reading.value <= self.bound if self.at_most else reading.value >= self.bound
-
-    def target(self) -> str:
-        """Return the bound in words."""
-        return f"{'<=' if self.at_most else '>='} {self.bound:g}{self.unit if self.unit == 'x' else ' ' + self.unit}"
 
 
 def bench(part: str, shapes: str, *more: str) -> str:

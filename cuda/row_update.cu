@@ -27,7 +27,7 @@ __device__ __forceinline__ void row_gradient(float *g, const Occurrences<R> &all
 //   Row scales: scale (V,) or null; scale_squares (V,), their squared slopes so far; plain_sums: `sums` without scale.
 //   control: see control.cuh, or null: then the step's number is `step`. table_number: its position in the optimizer.
 template <class R, int TILE>
-__global__ void __launch_bounds__(128, 4)
+__global__ void __launch_bounds__(128, TILE < 8 ? 4 : 3)
     row_update(u32 *table, u32 *planes, u32 *row_state, const R *__restrict__ rows, const i64 *__restrict__ order,
                const i64 *__restrict__ bags, const float *__restrict__ gradient, const float *__restrict__ weights,
                const float *__restrict__ counts, const u32 *__restrict__ columns, const float *__restrict__ sums,

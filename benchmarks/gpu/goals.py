@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmarks.goals import Bounded
 from benchmarks.gpu import reasons, step, traffic
 from benchmarks.gpu.latency import PACKED_GRAD
 from benchmarks.gpu.peers.boolean import BOOL
@@ -25,7 +26,7 @@ BILLION = 1e9
 
 
 @dataclass(frozen=True)
-class Goal:
+class Goal(Bounded):
     """One thing to reach.
 
     Attributes:
@@ -43,14 +44,6 @@ class Goal:
     why: Why
     at_most: bool = False
     unit: str = "x"
-
-    def met(self, reading: Reading) -> bool:
-        """Say whether the goal is reached."""
-        return reading.value <= self.bound if self.at_most else reading.value >= self.bound
-
-    def target(self) -> str:
-        """Return the bound in words."""
-        return f"{'<=' if self.at_most else '>='} {self.bound:g}{self.unit if self.unit == 'x' else ' ' + self.unit}"
 
 
 def bench(parts: str, shapes: str = "", peers: str = "") -> str:

