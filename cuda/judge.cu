@@ -1,10 +1,10 @@
 // Whether a step is taken, decided on the device: a step is none for all tables where the gradient of one is not finite.
 
 // Looks at one table's anchor, whose gradient is what others have made of `share`, what backward calls added to it.
-// Args: control: see control.cuh; factor (2,): what the table's gradients are multiplied by; 1 where it has any, else 0.
-__global__ void judge(const float *__restrict__ anchor_gradient, float share, int table, i64 *control, float *factor) {
+// Args: bad (1,): not 0 where a batch holds what RAISE refuses; control: see control.cuh; factor (2,): what the table's gradients are multiplied by; 1 where it has any, else 0.
+__global__ void judge(const float *__restrict__ anchor_gradient, const float *__restrict__ bad, float share, int table, i64 *control, float *factor) {
   const float received = anchor_gradient[0];
-  const bool finite = (__float_as_uint(received) & 0x7f800000u) != 0x7f800000u;
+  const bool finite = (__float_as_uint(received) & 0x7f800000u) != 0x7f800000u && bad[0] == 0.0f;  // bad is NaN, or 0
   if (!finite) {
     control[REFUSED] = 1;
     if (control[FIRST_REFUSED] == 0) control[FIRST_REFUSED] = table + 1;

@@ -16,8 +16,9 @@ from pathlib import Path
 
 #: Reads the sources from another folder, for tests that change them.
 ENVIRONMENT = "PACKEDBAG_CUDA_SOURCES"
-#: What every compiler is given: C++17, and products rounded before they are added, as on every other backend.
-OPTIONS = ("-std=c++17", "--fmad=false")
+#: What every compiler is given: C++17; products rounded before they are added, and subnormal numbers kept, as on every
+#: other backend.
+OPTIONS = ("-std=c++17", "--fmad=false", "-ftz=false")
 
 INTEGERS = {"int32": "int", "int64": "i64"}
 OUTPUTS = {"float32": 0, "float16": 1, "bfloat16": 2, "int32": 3, "uint32": 4}

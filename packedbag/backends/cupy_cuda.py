@@ -35,7 +35,9 @@ def missing() -> str | None:
         cuda = (torch.version.cuda or "13").split(".")[0]
         return f"cupy is not installed; run: pip install 'packedbag[cuda{cuda}]'"
     try:
-        CuPy().stream(torch.device("cuda", torch.cuda.current_device()))
+        machine = CuPy()
+        machine.stream(torch.device("cuda", torch.cuda.current_device()))
+        machine.cupy.cuda.nvrtc.getVersion()  # CuPy is imported without its compiler, too
     except Exception as error:  # whatever CuPy finds: another CUDA, no compiler, an old driver
         return f"cupy cannot use CUDA: {type(error).__name__}: {error}"
     return None

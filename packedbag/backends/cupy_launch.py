@@ -1,7 +1,7 @@
 """Compiles the kernels of ``cuda/`` with CuPy and launches them on torch's current stream.
 
 Memory comes from torch alone: kernels are handed addresses, so that CuPy's pool stays out. A kernel is compiled when
-it is first used (about 0.1 s; CuPy keeps the result on disk), or ahead, by ``packedbag doctor --warm-cuda``. A graph
+it is first used (about 0.1 s, and kept on disk), or ahead, by ``packedbag doctor --warm-cuda``. A graph
 cannot capture a launch that still has to compile.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from packedbag.backends import cuda_kernels
+from packedbag.backends.cupy_compile import compiled
 from packedbag.core.errors import MissingExtraError
 
 Tensor = torch.Tensor
@@ -65,10 +67,9 @@ class CuPy:
     def kernel(self, device: torch.device, name: str, expression: str) -> Any:
         """See `Machine.kernel`."""
         with self.activate(device):
-            module = self.cupy.RawModule(
-                code=cuda_kernels.source(name), options=cuda_kernels.OPTIONS, name_expressions=(expression,)
-            )
-            return module.get_function(expression).kernel
+            capability = torch.cuda.get_device_capability(device)
+            path, symbol = compiled(name, expression, capability, self.cupy.cuda.nvrtc)
+            return self.cupy.RawModule(path=str(path)).get_function(symbol).kernel
 
     def stream(self, device: torch.device) -> Any:
         """See `Machine.stream`. Asked for at every launch: a stream that was kept would not record into a graph."""
@@ -99,7 +100,9 @@ class CuPy:
 def require() -> Any:
     """Return the module cupy, or raise `MissingExtraError`."""
     try:
-        import cupy
+        with warnings.catch_warnings():  # of several CuPys, or of a toolkit that is not needed here
+            warnings.simplefilter("ignore")
+            import cupy
     except ImportError as error:
         cuda = torch.version.cuda or "13"
         raise MissingExtraError("The cupy_cuda backend", "cupy", f"cuda{cuda.split('.')[0]}") from error

@@ -6,6 +6,7 @@ the device, at every call; `Record.take` waits for the device. See docs/cuda.md 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import torch
@@ -30,8 +31,10 @@ class Record:
 
     def __init__(self, device: torch.device, flag: torch.Tensor, synchronize: Callable[[], None]) -> None:
         self.device = device
-        self.fields = torch.zeros(FIELDS, dtype=torch.int64, device=device)
-        self.fields[POSITION] = NOTHING
+        with torch.inference_mode(False):  # it outlives the mode that it may be made in
+            self.fields = torch.zeros(FIELDS, dtype=torch.int64, device=device)
+            self.fields[POSITION] = NOTHING
+        self._lock = threading.Lock()
         self.flag = flag
         self._flag = flag.numpy()
         self._synchronize = synchronize
@@ -43,15 +46,19 @@ class Record:
 
     def take(self) -> PackedBagError | None:
         """Wait for the device; return what was found since the last time, as an error, and forget it."""
-        self._synchronize()
-        if not self.pending:
-            return None
-        found = self.fields.tolist()
-        self.fields.zero_()
-        self.fields[POSITION] = NOTHING
-        self._synchronize()
-        self._flag[0] = 0
+        with self._lock:
+            self._synchronize()
+            if not self.pending:
+                return None
+            self._flag[0] = 0  # before the record is read: what is found from now on sets it again
+            self._synchronize()
+            found = self.fields.tolist()
+            self.fields.zero_()
+            self.fields[POSITION] = NOTHING
+            self._synchronize()
         position, kind, value, limit = (found[i] for i in (POSITION, KIND, VALUE, LIMIT))
+        if not kind:
+            return None
         if kind == KIND_INDEX:
             return IndexRangeError(position, value, limit, device=str(self.device))
         allowed = {

@@ -146,10 +146,10 @@ class CupySteps(Eager):
 
     # The step --------------------------------------------------------------------------------------------------
 
-    def judge(self, control: Tensor, anchor_gradient: Tensor, share: float, table: int) -> Tensor:
+    def judge(self, control: Tensor, anchor_gradient: Tensor, bad: Tensor, share: float, table: int) -> Tensor:
         """See `packedbag.backends.protocol.DeferredBackend.judge`."""
         factor = torch.empty(2, dtype=torch.float32, device=control.device)
-        arguments = (anchor_gradient, np.float32(share), np.int32(table), control, factor)
+        arguments = (anchor_gradient, bad, np.float32(share), np.int32(table), control, factor)
         self.launcher.launch(control.device, "judge", (), 1, arguments, block=1)
         return factor
 

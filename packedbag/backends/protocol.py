@@ -297,12 +297,13 @@ class DeferredBackend(Backend, Protocol):
         """Return an int32 (1,) that is 0, in host memory that the device can write to."""
         ...
 
-    def judge(self, control: Any, anchor_gradient: Any, share: float, table: int) -> Any:
+    def judge(self, control: Any, anchor_gradient: Any, bad: Any, share: float, table: int) -> Any:
         """Decide on the device whether a table takes part in a step: `packedbag.optim.device_control`.
 
         Args:
             control: int64 fields, of the optimizer on this device.
             anchor_gradient: (1,) float32; share: what backward calls added to it.
+            bad: (1,) float32, NaN where `mark` refused a batch, else 0.
             table: position in the optimizer.
 
         Returns:

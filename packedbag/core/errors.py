@@ -148,6 +148,13 @@ class GradientError(PackedBagError, ValueError):
         self.table = table
 
 
+class CaptureError(PackedBagError, RuntimeError):
+    """Something that happens once would be captured in a CUDA graph, and happen at every replay."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} cannot be captured in a CUDA graph. Do it once before the capture, as a warm-up.")
+
+
 class DataError(PackedBagError, ValueError):
     """A data file cannot be read, is cut short, or holds what it should not; names the file and the line."""
 

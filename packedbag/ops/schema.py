@@ -26,7 +26,12 @@ _BAGS = (
 LIBRARY = torch.library.Library("packedbag", "DEF")
 LIBRARY.define(f"bag({_BAGS}, Tensor? per_sample_weights, ScalarType output_dtype) -> Tensor")
 LIBRARY.define(f"weight_gradient({_BAGS}, Tensor grad_out) -> Tensor")
-LIBRARY.define("sink_push(int handle, Tensor indices, Tensor offsets, Tensor? weights, Tensor grad_out) -> Tensor")
+# Its Python half would run once, at the capture, and at no replay: a compiler must not put it into a CUDA graph.
+_NOT_CAPTURED = tuple(tag for tag in (getattr(torch.Tag, "cudagraph_unsafe", None),) if tag is not None)
+LIBRARY.define(
+    "sink_push(int handle, Tensor indices, Tensor offsets, Tensor? weights, Tensor grad_out) -> Tensor",
+    tags=_NOT_CAPTURED,
+)
 
 
 #: The names of the dtypes that some mode can produce.

@@ -62,6 +62,7 @@ class Gradients:
         counts: (B,) float32 lengths to divide by ("mean" and "majority"), or None.
         columns: (K, W) int32 words, the columns that take part ("max"), or None.
         calls: how many backward calls these are.
+        bad: (1,) float32, NaN where a deferred backend refused an index, else 0; None of other backends.
     """
 
     rows: torch.Tensor
@@ -71,6 +72,7 @@ class Gradients:
     counts: torch.Tensor | None
     columns: torch.Tensor | None
     calls: int = 1
+    bad: torch.Tensor | None = None
 
 
 def concatenate(parts: list[Gradients]) -> Gradients:
@@ -91,6 +93,7 @@ def concatenate(parts: list[Gradients]) -> Gradients:
         counts=_cat_optional([p.counts for p in parts]),
         columns=_cat_optional([p.columns for p in parts]),
         calls=sum(p.calls for p in parts),
+        bad=None if parts[0].bad is None else torch.stack([p.bad for p in parts if p.bad is not None]).sum(0),
     )
 
 
@@ -118,8 +121,8 @@ def _gradients(
     offsets: torch.Tensor | None,
     weights: torch.Tensor | None,
     grad: torch.Tensor,
-) -> tuple[Gradients, torch.Tensor | None]:
-    """Return one backward call's gradients, and (1,) NaN or 0 where a device decides whether indices are refused."""
+) -> Gradients:
+    """Return one backward call's gradients."""
     words = source.words
     backend = select(words.device.type)
     reading = {
@@ -136,7 +139,7 @@ def _gradients(
             columns = deferred.marked_columns(words, marked, embedding_dim=source.embedding_dim)
         flat = None if weights is None else weights.reshape(-1).to(torch.float32).contiguous()
         counts = marked.counts if divides else None
-        return Gradients(marked.rows, marked.bags, grad, flat, counts, columns), marked.bad
+        return Gradients(marked.rows, marked.bags, grad, flat, counts, columns, bad=marked.bad)
     rows, positions, starts = kept_entries(backend, indices, offsets, **reading)
     lengths = starts.diff()
     if source.mode == "max":
@@ -144,7 +147,7 @@ def _gradients(
         columns = to_torch(backend.max_columns(*kept, embedding_dim=source.embedding_dim))
     flat = None if weights is None else weights.reshape(-1)[positions].to(torch.float32)
     counts = lengths.to(torch.float32) if divides else None
-    return Gradients(rows, torch.repeat_interleave(lengths), grad, flat, counts, columns), None
+    return Gradients(rows, torch.repeat_interleave(lengths), grad, flat, counts, columns)
 
 
 class GradientSink:
@@ -200,12 +203,10 @@ class GradientSink:
         self._forget_abandoned(source.anchor)
         # A copy: the caller, or a compiler's memory planner, may write over grad_out after this call.
         grad = torch.empty(grad_out.shape, dtype=torch.float32, device=source.words.device).copy_(grad_out)
-        part, bad = _gradients(source, indices, offsets, weights, grad)
-        self.parts.append(part)
+        self.parts.append(_gradients(source, indices, offsets, weights, grad))
         self._warn_if_undrained(source)
         # 0 * x is NaN where x is not finite, and so is what it is added to: faster than asking each.
-        share = (grad * 0).sum().add(CALL).reshape(1)
-        return share if bad is None else share + bad
+        return (grad * 0).sum().add(CALL).reshape(1)
 
     def drain(self) -> Gradients | None:
         """Return all gradients since the last drain, and forget them."""

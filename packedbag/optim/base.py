@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, cast
+from typing import Any
 
 import torch
 
-from packedbag.backends.protocol import Backend, DeferredBackend
+from packedbag.backends.protocol import Backend
 from packedbag.backends.registry import select
 from packedbag.core.errors import ArgumentError, GradientError, PackedBagError, StateMismatchError
 from packedbag.ops.bridge import to_backend
-from packedbag.ops.sink import CALL, Gradients, GradientSink, check_anchor, sink_of, without_dropped
-from packedbag.optim.device_control import DeviceControl, DeviceControls
+from packedbag.ops.sink import CALL, Gradients, check_anchor, sink_of, without_dropped
+from packedbag.optim.deferred_steps import DeferredSteps, describe, sink_of_anchor
+from packedbag.optim.device_control import DeviceControls
 from packedbag.optim.gather import checksum_of, gather
 from packedbag.optim.row_scale import update_row_scale
 from packedbag.optim.row_sums import RowSums
@@ -21,7 +22,7 @@ from packedbag.optim.table_state import copy_of_loaded, fresh_state, keep_usable
 from packedbag.optim.table_step import TableStep
 
 
-class PackedOptimizer(torch.optim.Optimizer):
+class PackedOptimizer(DeferredSteps, torch.optim.Optimizer):
     """Trains packed modules: a subclass says what state a table has, and how rows change.
 
     Gradients come from the modules' sinks, not from ``param.grad``: the parameters are anchors, whose gradient
@@ -37,8 +38,6 @@ class PackedOptimizer(torch.optim.Optimizer):
 
     state_options: tuple[str, ...] = ()
     process_group: Any = None
-    #: Whether `update_marked` is there: steps on a GPU then never wait for it.
-    defers: ClassVar[bool] = False
 
     def __init__(self, params: Any, defaults: dict[str, Any], *, seed: int | None, process_group: Any) -> None:
         if seed is None:
@@ -88,12 +87,6 @@ class PackedOptimizer(torch.optim.Optimizer):
         for chunk in sums.chunks():
             self.update_rows(table, chunk.rows, chunk.total())
 
-    def update_marked(
-        self, table: TableStep, gradients: Gradients, factor: torch.Tensor, control: DeviceControl
-    ) -> None:
-        """Update all rows of ``gradients`` in place, on the device and without waiting for it; see ``defers``."""
-        raise NotImplementedError
-
     # What torch calls --------------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -120,7 +113,7 @@ class PackedOptimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
         for anchor in group["params"]:
-            _sink(anchor).set_owner(self)
+            sink_of_anchor(anchor).set_owner(self)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -141,8 +134,7 @@ class PackedOptimizer(torch.optim.Optimizer):
         if ranks is None and self._is_deferred():
             self._step_deferred()
             return loss
-        self._count_steps()
-        self._controls.clear()
+        self._leave_devices()
         if ranks is None:
             self._refuse_non_finite()
         work = []
@@ -158,29 +150,6 @@ class PackedOptimizer(torch.optim.Optimizer):
                 group["step"] += 1
         return loss
 
-    def check(self) -> None:
-        """Wait for the GPUs of this optimizer, and raise what their kernels could not; on a CPU nothing is left to.
-
-        Raises:
-            IndexRangeError, OffsetsError: a batch since the last check named rows or bags that do not exist.
-            GradientError: a step since then had a gradient that is not finite, and changed no bit.
-        """
-        error: PackedBagError | None = None
-        for device, backend in self._devices().items():
-            if backend.deferred:
-                try:
-                    cast(DeferredBackend, backend).raise_found(device, wait=True)
-                except PackedBagError as found:
-                    error = error or found
-        refused = self._controls.take()
-        self._count_steps()
-        if error is not None:
-            raise error  # such a batch's step is refused, too: one error is enough
-        if refused is not None:
-            table, count = refused
-            anchor = list(self._tables())[table][0]
-            raise GradientError(_describe(_sink(anchor), table), refused=count)
-
     def state_dict(self) -> dict[str, Any]:
         """Return the state, as torch does; on a GPU, waits for the steps under way."""
         self._count_steps()
@@ -191,7 +160,7 @@ class PackedOptimizer(torch.optim.Optimizer):
         """Forget the gradients of all tables."""
         super().zero_grad(set_to_none)
         for anchor, _ in self._tables():
-            _sink(anchor).clear()
+            sink_of_anchor(anchor).clear()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state that `state_dict` returned; a resumed run equals an uninterrupted one, bit for bit.
@@ -213,7 +182,7 @@ class PackedOptimizer(torch.optim.Optimizer):
             loaded = {}
             for table, ((anchor, group), number) in enumerate(zip(self._tables(), numbers, strict=True)):
                 if number in state_dict["state"]:
-                    source, saved = _sink(anchor).source, state_dict["state"][number]
+                    source, saved = sink_of_anchor(anchor).source, state_dict["state"][number]
                     loaded[anchor] = copy_of_loaded(self, source, group, saved, table)
         except ValueError as error:
             self.state, self.param_groups = before
@@ -224,7 +193,7 @@ class PackedOptimizer(torch.optim.Optimizer):
             ) from error
         self.state.update(loaded)
         self._compared.clear()
-        self._controls.clear()
+        self._controls.restart(self.param_groups[0]["step"])
 
     # -------------------------------------------------------------------------------------------------------
 
@@ -233,67 +202,16 @@ class PackedOptimizer(torch.optim.Optimizer):
             for anchor in group["params"]:
                 yield anchor, group
 
-    def _devices(self) -> dict[torch.device, Backend]:
-        """Return the backend of each device that a table is on."""
-        devices = [_sink(anchor).source.words.device for anchor, _ in self._tables()]
-        return {device: select(device.type) for device in dict.fromkeys(devices)}
-
-    def _is_deferred(self) -> bool:
-        """Say whether a step can be left to the devices: all tables are where the host need not wait."""
-        backends = self._devices().values() if self.defers else ()
-        return bool(backends) and all(backend.deferred for backend in backends)
-
-    def _count_steps(self) -> None:
-        """Bring the groups' ``step`` up to what devices have counted; waits for them."""
-        steps = self._controls.steps()
-        if steps is not None:
-            for group in self.param_groups:
-                group["step"] = steps
-
-    def _step_deferred(self) -> None:
-        """Take a step without waiting for a device: whether it is one is decided there. Raises what is known by now."""
-        devices = self._devices()
-        for device, backend in devices.items():
-            self._controls.of(backend, device, self.param_groups[0]["step"])
-        try:
-            self._launch_step(devices)
-        except BaseException:  # memory that ran out, say: what was judged so far must not decide the next step
-            self._controls.abandon()
-            raise
-        # Only now: what a step leaves behind must not depend on when the host happens to learn of a mistake.
-        found = (cast(DeferredBackend, backend).has_found(device) for device, backend in devices.items())
-        if self._controls.pending or any(found):
-            self.check()
-
-    def _launch_step(self, devices: dict[torch.device, Backend]) -> None:
-        """Launch everything that makes a step on ``devices``."""
-        work = []
-        for number, (anchor, group) in enumerate(self._tables()):
-            source = _sink(anchor).source
-            gradients = _sink(anchor).drain()
-            if gradients is None or anchor.grad is None:  # zero_grad was called since: they are not wanted
-                continue
-            device = source.words.device
-            table = self._table_step(number, anchor, group, devices[device])
-            control = self._controls.of(devices[device], device, 0)
-            factor = control.backend.judge(control.fields, anchor.grad, gradients.calls * CALL, number)
-            work.append((anchor, source, table, gradients, factor, control))
-        self._controls.agree()
-        for anchor, source, table, gradients, factor, control in work:
-            self.update_marked(table, gradients, factor, control)
-            torch.autograd.graph.increment_version(source.words)
-            anchor.grad = None
-        if work:
-            self._controls.finish()
-
     def _collect(
         self, anchor: torch.Tensor, group: dict[str, Any], table: int, ranks: Any
     ) -> tuple[Gradients, float] | None:
         """Drain a sink; return its gradients and what others multiplied them by, or None without any."""
-        sink = _sink(anchor)
+        sink = sink_of_anchor(anchor)
         received = 0.0 if anchor.grad is None else float(anchor.grad)
         gradients = sink.drain()
         if gradients is not None and select(anchor.device.type).deferred:
+            if bool(gradients.bad):  # NaN: an index of the batch was refused
+                received = math.nan
             gradients = without_dropped(gradients, sink.source.num_embeddings)
         if received == 0:  # zero_grad was called since: these gradients are not wanted
             gradients = None
@@ -313,7 +231,7 @@ class PackedOptimizer(torch.optim.Optimizer):
             for each in self.param_groups:
                 each["seed"] = gathered.seed
             if not math.isfinite(received):
-                raise GradientError(_describe(sink, table))
+                raise GradientError(describe(sink, table))
         if gradients is None or received == 0:
             return None
         return gradients, received / (calls * CALL)
@@ -322,21 +240,21 @@ class PackedOptimizer(torch.optim.Optimizer):
         """Raise before anything is drained. Where there are ranks, all raise together instead, once they have met."""
         for table, (anchor, _) in enumerate(self._tables()):
             if anchor.grad is not None and not math.isfinite(float(anchor.grad)):
-                raise GradientError(_describe(_sink(anchor), table))
+                raise GradientError(describe(sink_of_anchor(anchor), table))
 
     def _ranks(self) -> Any:
         """Return the process group whose ranks step together, or None.
 
         One for all tables: a rank that did not use a table in this step must take part in its exchange.
         """
-        groups = [self.process_group, *(_sink(anchor).process_group for anchor, _ in self._tables())]
+        groups = [self.process_group, *(sink_of_anchor(anchor).process_group for anchor, _ in self._tables())]
         group = next((group for group in groups if group is not None), None)
         return group if group is not None and torch.distributed.get_world_size(group) > 1 else None
 
     def _update_table(
         self, number: int, anchor: torch.Tensor, group: dict[str, Any], gradients: Gradients, factor: float
     ) -> None:
-        source = _sink(anchor).source
+        source = sink_of_anchor(anchor).source
         table = self._table_step(number, anchor, group, select(source.words.device.type))
         sums = RowSums.of(table.backend, gradients, factor)
         if source.row_scale is not None:
@@ -346,7 +264,7 @@ class PackedOptimizer(torch.optim.Optimizer):
         torch.autograd.graph.increment_version(source.words)
 
     def _table_step(self, number: int, anchor: torch.Tensor, group: dict[str, Any], backend: Backend) -> TableStep:
-        source = _sink(anchor).source
+        source = sink_of_anchor(anchor).source
         words = source.words
         state = self._state_of(anchor, words, group)
         return TableStep(
@@ -363,20 +281,9 @@ class PackedOptimizer(torch.optim.Optimizer):
     def _state_of(self, anchor: torch.Tensor, words: torch.Tensor, group: dict[str, Any]) -> dict[str, Any]:
         state: dict[str, Any] = self.state[anchor]
         if not state:
-            state.update(fresh_state(self, _sink(anchor).source, words, group))
+            state.update(fresh_state(self, sink_of_anchor(anchor).source, words, group))
         keep_usable(self, state, words, group)
         return state
-
-
-def _sink(anchor: torch.Tensor) -> GradientSink:
-    sink = sink_of(anchor)
-    assert sink is not None, "add_param_group admits anchors only"
-    return sink
-
-
-def _describe(sink: GradientSink, table: int) -> str:
-    source = sink.source
-    return f"{table} ({type(source).__name__}({source.num_embeddings}, {source.embedding_dim}))"
 
 
 def _check_rate(name: str, rate: Any) -> None:

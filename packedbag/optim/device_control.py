@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from packedbag.backends.protocol import DeferredBackend
+from packedbag.core.errors import CaptureError
 
 # Fields: the enum of cuda/control.cuh.
 STEPS, REFUSED, WORK, FIRST_REFUSED, REFUSALS, FIELDS = 0, 1, 2, 3, 4, 5
@@ -21,9 +22,12 @@ class DeviceControl:
     """
 
     def __init__(self, backend: DeferredBackend, device: torch.device, steps: int) -> None:
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            raise CaptureError("an optimizer's first step on a device")
         self.backend = backend
-        self.fields = torch.zeros(FIELDS, dtype=torch.int64, device=device)
-        self.fields[STEPS] = steps
+        with torch.inference_mode(False):  # it outlives the mode that it may be made in
+            self.fields = torch.zeros(FIELDS, dtype=torch.int64, device=device)
+            self.fields[STEPS] = steps
         self.flag: torch.Tensor = backend.new_flag()
         self._flag = self.flag.numpy()
 
@@ -35,6 +39,17 @@ class DeviceControl:
     def finish(self) -> None:
         """End a step on this device."""
         self.backend.finish(self.fields, self.flag)
+
+    def count(self) -> int:
+        """Return how many updates were done; waits for the device, on whatever stream they are."""
+        if self.fields.is_cuda:
+            torch.cuda.synchronize(self.fields.device)
+        return int(self.fields[STEPS])
+
+    def restart(self, steps: int) -> None:
+        """Go on from ``steps``, in the same memory: a captured graph goes on with it as well."""
+        self.fields.zero_()
+        self.fields[STEPS] = steps
 
     def abandon(self) -> None:
         """Forget what was found of a step that is not taken."""
@@ -72,7 +87,7 @@ class DeviceControls:
 
     def steps(self) -> int | None:
         """Return how many updates were done, or None where no step was taken on a device; waits."""
-        return next((int(control.fields[STEPS]) for control in self._of.values()), None)
+        return next((control.count() for control in self._of.values()), None)
 
     def agree(self) -> None:
         """Let all devices take this step, or none: what one has found, all know. Does not wait."""
@@ -102,6 +117,11 @@ class DeviceControls:
             return None
         tables = [table for table, _ in found if table >= 0]
         return min(tables, default=0), max(count for _, count in found)
+
+    def restart(self, steps: int) -> None:
+        """Go on from ``steps`` on all devices."""
+        for control in self._of.values():
+            control.restart(steps)
 
     def clear(self) -> None:
         """Forget all devices."""

@@ -19,7 +19,7 @@ from typing import Any
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 #: As the package compiles: products are rounded before they are added.
-OPTIONS = ("--std=c++17", "--fmad=false")
+OPTIONS = ("--std=c++17", "--fmad=false", "-ftz=false")
 COMPILING = re.compile(r"Compiling entry function '(\S+)'")
 PROPERTIES = re.compile(r"Function properties for '?([^\s']+)'?")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")

@@ -209,7 +209,7 @@ def test_a_small_step_equals_the_oracle_in_any_order_of_threads(backend: CupyCud
     squares, trained = torch.zeros(3), torch.from_numpy(scale.copy())
     with emulator.schedule(schedule, 3):
         control = torch.tensor([4, 0, 0, 0, 0])
-        factor = backend.judge(control, torch.full((1,), 0.5), 1.0, 0)
+        factor = backend.judge(control, torch.full((1,), 0.5), torch.zeros(1), 1.0, 0)
         backend.marked_step(
             *mine,
             torch.from_numpy(rows.astype(np.int32)),

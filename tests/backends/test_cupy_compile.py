@@ -1,0 +1,114 @@
+"""Kernels are compiled once, keep subnormal numbers, and are kept on disk."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from packedbag.backends import cuda_kernels
+from packedbag.backends.cupy_compile import ENVIRONMENT, compiled, target
+
+
+class FakeCompiler:
+    """Stands for cupy.cuda.nvrtc; notes what it is asked to compile."""
+
+    NVRTCError = RuntimeError
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.fails = fails
+        self.calls: list[tuple[str, ...]] = []
+        self.open = 0
+
+    def getVersion(self) -> tuple[int, int]:
+        return 13, 0
+
+    def getSupportedArchs(self) -> tuple[int, ...]:
+        return 75, 90
+
+    def createProgram(self, source: str, name: str, headers: Any, includes: Any) -> int:
+        self.open += 1
+        return 1
+
+    def destroyProgram(self, program: int) -> None:
+        self.open -= 1
+
+    def addNameExpression(self, program: int, expression: str) -> None:
+        self.expression = expression
+
+    def compileProgram(self, program: int, options: tuple[str, ...]) -> None:
+        if self.fails:
+            raise RuntimeError
+        self.calls.append(options)
+
+    def getProgramLog(self, program: int) -> str:
+        return "line 3: no"
+
+    def getLoweredName(self, program: int, expression: str) -> str:
+        return "_Z5judgePKf"
+
+    def getCUBIN(self, program: int) -> bytes:
+        return b"machine code"
+
+    def getPTX(self, program: int) -> bytes:
+        return b"text"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_kernel_is_compiled_once(cache: Path) -> None:
+    nvrtc = FakeCompiler()
+    first, again = (compiled("judge", "judge", (9, 0), nvrtc) for _ in range(2))
+    assert first == again
+    assert first[0].read_bytes() == b"machine code"
+    assert first[1] == "_Z5judgePKf"
+    assert nvrtc.calls == [(*cuda_kernels.OPTIONS, "-arch=sm_90")]
+    assert nvrtc.open == 0
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_another_gpu_is_another_file(cache: Path) -> None:
+    nvrtc = FakeCompiler()
+    old, new = compiled("judge", "judge", (7, 5), nvrtc), compiled("judge", "judge", (12, 0), nvrtc)
+    assert old[0] != new[0]
+    assert new[0].suffix == ".ptx"  # newer than the compiler: the driver makes the machine code
+    assert [call[-1] for call in nvrtc.calls] == ["-arch=sm_75", "-arch=compute_90"]
+
+
+def test_a_source_that_does_not_compile_shows_the_log_and_leaves_nothing(cache: Path) -> None:
+    nvrtc = FakeCompiler(fails=True)
+    with pytest.raises(RuntimeError, match="judge: line 3: no"):
+        compiled("judge", "judge", (9, 0), nvrtc)
+    assert nvrtc.open == 0
+    assert list(cache.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_replaced_for_the_process(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.write_text("a file where the folder should be")
+    path, _ = compiled("judge", "judge", (9, 0), FakeCompiler())
+    assert path.read_bytes() == b"machine code"
+
+
+def test_cupys_compiler_keeps_subnormal_numbers() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nvrtc = pytest.importorskip("cupy").cuda.nvrtc
+    supported = nvrtc.getSupportedArchs()
+    newest = max(supported)
+    path, symbol = compiled("judge", "judge", (newest // 10, newest % 10), nvrtc)
+    assert path.read_bytes()[:4] == b"\x7fELF"
+    assert "judge" in symbol
+    option, is_machine_code = target((99, 0), supported)
+    assert not is_machine_code
+    text = compiled("row_update", "row_update<int, 4>", (99, 0), nvrtc)[0].read_text()
+    assert option.removeprefix("-arch=compute_") in text
+    assert "mul.rn.f32" in text or "mul.f32" in text
+    assert ".ftz" not in text
