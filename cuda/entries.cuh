@@ -1,7 +1,7 @@
 // Which row an index names, and the record of indices and offsets that name none. A kernel cannot raise, and must not
 // touch what lies outside: a bad entry counts as dropped, and the host raises when it next looks at the record.
 enum { RAISE = 0, CLAMP = 1, SKIP = 2, UNCHECKED = 3 };
-#define NOT_A_NUMBER 0x7fc00000u  // float32's quiet NaN: what a refused batch makes of the anchor's gradient
+#define NOT_A_NUMBER 0x7fc00000u  // float32: what mark.cu and bag_ends.cu say of a batch that is refused
 enum { KIND_INDEX = 1, KIND_START = 2, KIND_FALL = 3, KIND_BEYOND = 4 };
 
 // Fields of the record, in device memory. POSITION starts at the largest number.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 # Before torch is imported: several test processes share the cores, and OpenMP threads that spin while they wait
@@ -33,12 +32,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make tensors on the GPU by default, those of the modules of tests included, where it is under test."""
-    config.addinivalue_line("markers", "host: about what the CPU alone does; left out with another --device")
+    about = "about what the CPU alone does; left out with another --device, or with cuda alone"
+    config.addinivalue_line("markers", f"host(emulated=False): {about}")
     if config.getoption("--device") == "cuda":
         import torch
 
         torch.set_default_device("cuda")
-        torch.Generator = partial(torch.Generator, device="cuda")  # type: ignore[assignment,misc]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -46,7 +45,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     device = config.getoption("--device")
     if device != "cpu":
         for item in items:
-            if item.get_closest_marker("host"):
+            mark = item.get_closest_marker("host")
+            if mark and not (device == "emulated" and mark.kwargs.get("emulated")):
                 item.add_marker(pytest.mark.skip(reason=f"about the CPU, not --device={device}"))
 
 

@@ -10,6 +10,11 @@ import torch
 from packedbag.backends import select
 
 
+def seeded(seed: int) -> torch.Generator:
+    """Return a generator of the device that tensors are made on."""
+    return torch.Generator(torch.empty(0).device).manual_seed(seed)
+
+
 def settled(call: Callable[[], Any], *optimizers: Any) -> Any:
     """Return the result of ``call``, or raise what it, or a step of the ``optimizers``, found on its device."""
     result = call()

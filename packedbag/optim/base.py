@@ -174,9 +174,10 @@ class PackedOptimizer(DeferredSteps, torch.optim.Optimizer):
         numbers = [n for group in state_dict["param_groups"] for n in group["params"]]
         if len(numbers) != len(anchors):
             raise StateMismatchError("the loaded state", f"{len(numbers)} tables", str(len(anchors)))
-        before = self.state, self.param_groups
+        before, controls = (self.state, self.param_groups), self._controls
         try:
             super().load_state_dict({**state_dict, "state": {}})
+            self._controls = controls  # torch loads through __setstate__
             for group in self.param_groups:
                 self.check_options(group)
             loaded = {}
@@ -185,7 +186,7 @@ class PackedOptimizer(DeferredSteps, torch.optim.Optimizer):
                     source, saved = sink_of_anchor(anchor).source, state_dict["state"][number]
                     loaded[anchor] = copy_of_loaded(self, source, group, saved, table)
         except ValueError as error:
-            self.state, self.param_groups = before
+            (self.state, self.param_groups), self._controls = before, controls
             if isinstance(error, PackedBagError):
                 raise
             raise StateMismatchError(

@@ -171,6 +171,48 @@ def test_a_step_that_fails_half_way_does_not_decide_the_next(backend: Any, monke
     assert optimizer.state_dict()["param_groups"][0]["step"] == 1
 
 
+def test_a_refused_batch_leaves_the_rest_of_the_model_finite() -> None:
+    module = PackedEmbeddingBag(50, 70)
+    top = torch.nn.Linear(70, 1)
+    optimizer = CounterSGD([module.anchor], lr=0.5, seed=0)
+    before = module.words.clone()
+    top(module(torch.tensor([[1, 50]]))).sum().backward()
+    torch.nn.utils.clip_grad_norm_([module.anchor, *top.parameters()], 1.0)
+    with pytest.raises(IndexError, match=r"indices\[1\] is 50"):
+        optimizer.step()
+    assert top.weight.grad is not None
+    assert top.weight.grad.isfinite().all()
+    assert module.words.equal(before)
+
+
+def test_a_loaded_count_goes_on_in_the_same_memory() -> None:
+    module = PackedEmbeddingBag(50, 70)
+    optimizer = CounterSGD([module.anchor], lr=0.5, seed=0)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            module(torch.tensor([[1, 2, 3]])).sum().backward()
+            optimizer.step()
+
+    steps(1)
+    saved = optimizer.state_dict()
+    fields = next(iter(optimizer._controls._of.values())).fields
+    steps(3)
+    optimizer.load_state_dict(saved)
+    steps(1)
+    assert next(iter(optimizer._controls._of.values())).fields is fields  # a captured graph holds its address
+    assert optimizer.state_dict()["param_groups"][0]["step"] == 2
+
+
+def test_findings_of_inference_are_raised_outside_it(backend: Any) -> None:
+    module = PackedEmbeddingBag(50, 70)
+    with torch.inference_mode():
+        module(torch.tensor([[1, 50]]))
+    with pytest.raises(IndexError, match=r"indices\[1\] is 50"):
+        backend.raise_found(torch.device("cpu"), wait=True)
+    module(torch.tensor([[1, 2]]))
+
+
 def test_a_table_moved_between_devices_keeps_its_count(backend: Any) -> None:
     module = PackedEmbeddingBag(50, 70, generator=torch.Generator().manual_seed(0))
     optimizer = CounterSGD([module.anchor], lr=0.5, seed=0)

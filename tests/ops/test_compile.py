@@ -8,12 +8,13 @@ import torch
 
 from packedbag import PackedEmbedding, PackedEmbeddingBag
 from packedbag.optim import CounterSGD
+from tests.devices import seeded
 
 # Dynamo makes an instance of every autograd function that it traces, which torch itself warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
 V, D = 30, 70
-INDICES = torch.randint(0, V, (4, 5), generator=torch.Generator().manual_seed(1))
+INDICES = torch.randint(0, V, (4, 5), generator=seeded(1))
 FLAT, OFFSETS = INDICES.flatten(), torch.tensor([0, 3, 3, 11])
 
 

@@ -28,6 +28,7 @@ def huge_kilobytes(tensor):
 @pytest.mark.skipif(
     not SETTING.exists() or "[never]" in SETTING.read_text(), reason="this system has no transparent huge pages"
 )
+@pytest.mark.host
 def test_a_large_table_lies_in_huge_pages():
     table = empty_table((1_000_000, 16)).zero_()
     assert huge_kilobytes(table) * 1024 > table.nbytes // 2

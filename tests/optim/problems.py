@@ -6,6 +6,7 @@ import torch
 
 from packedbag import PackedEmbedding, PackedEmbeddingBag
 from packedbag.optim import CounterSGD, dense_parameters, packed_parameters
+from tests.devices import seeded
 
 V, D, BATCH = 60, 70, 16
 
@@ -24,7 +25,7 @@ def make_model(seed=0, scale="table"):
 
 def batch(number):
     """Return (items, histories, labels) of batch ``number``."""
-    generator = torch.Generator().manual_seed(1000 + number)
+    generator = seeded(1000 + number)
     items = torch.randint(0, V, (BATCH,), generator=generator)
     histories = torch.randint(0, V, (BATCH, 7), generator=generator)
     return items, histories, ((items + histories[:, 0]) % 2).float()

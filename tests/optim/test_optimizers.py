@@ -13,6 +13,7 @@ from packedbag import PackedEmbedding, PackedEmbeddingBag
 from packedbag.backends import available
 from packedbag.optim import BitFlip, CounterSGD, packed_parameters
 from packedbag.report import memory
+from tests.devices import seeded
 from tests.optim.problems import D, V, assert_same, batch, make_model, make_optimizers, snapshot, train
 
 
@@ -42,6 +43,7 @@ def test_a_packed_table_learns_a_rule_that_a_frozen_one_cannot(make):
     assert after > 0.97
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("backend", available("cpu"))
 @pytest.mark.parametrize("scale", ["table", "row"])
 def test_every_backend_trains_the_same_bits(backend, scale, monkeypatch):
@@ -73,7 +75,7 @@ def test_two_runs_with_one_seed_are_identical_whatever_the_number_of_threads():
             module = PackedEmbeddingBag(5000, 128)
             optimizer = CounterSGD([module.anchor], lr=0.1, seed=2)
             for step in range(3):
-                generator = torch.Generator().manual_seed(step)
+                generator = seeded(step)
                 indices = torch.randint(0, 5000, (600, 20), generator=generator)
                 out = module(indices)
                 out.backward(torch.randn(out.shape, generator=generator))
@@ -265,6 +267,7 @@ def test_tail_bits_stay_zero_in_words_and_planes():
         assert not (packed.state[model[name].anchor]["planes"][:, -1] & tail).any()
 
 
+@pytest.mark.host
 @pytest.mark.skipif(not memory.CLEAR.exists(), reason="measures the peak through Linux's /proc")
 @pytest.mark.parametrize("name", [name for name in available("cpu") if name != "reference"])
 def test_a_step_needs_no_memory_of_the_size_of_the_table(name, monkeypatch):
