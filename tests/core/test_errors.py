@@ -82,6 +82,30 @@ TEXTS = [
         "the learning rate of the dense part, clip its gradients, or use torch.amp.GradScaler.",
     ),
     (
+        errors.IndexRangeError(4, 11, 10, device="cuda:1"),
+        IndexError,
+        "indices[4] is 11; the table has rows 0..9. Pass bounds='clamp' or 'skip' to accept such indices. Found on "
+        "cuda:1 by an earlier call, which left the entry out; packedbag.check_cuda() behind a call checks that call.",
+    ),
+    (
+        errors.OffsetsError(0, 1, "0", device="cuda:0"),
+        ValueError,
+        "offsets[0] is 1; it must be 0. Bag b is indices[offsets[b]:offsets[b + 1]]. Found on cuda:0 by an earlier "
+        "call, which left the entry out; packedbag.check_cuda() behind a call checks that call.",
+    ),
+    (
+        errors.GradientError("0 (x)", refused=3),
+        ValueError,
+        "the gradient of table 0 (x) is NaN or infinite; 3 steps were refused on the device, and no bit has changed in "
+        "them. A batch with an index outside the table, under bounds='raise', is refused in the same way. Lower the "
+        "learning rate of the dense part, clip its gradients, or use torch.amp.GradScaler.",
+    ),
+    (
+        errors.CaptureError("a first step"),
+        RuntimeError,
+        "a first step cannot be captured in a CUDA graph. Do it once before the capture, as a warm-up.",
+    ),
+    (
         errors.DataError("a.csv", 3, "has no label"),
         ValueError,
         "a.csv, line 3: has no label.",
