@@ -108,7 +108,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant("philox.cuh", "round < 10", "round < 9", COUNTERS),
     Mutant(
-        "philox.cuh", "(lane & 1u) ? word >> 16 : word & 0xffffu", "(lane & 1u) ? word & 0xffffu : word >> 16", VALUES
+        "philox.cuh", "(lane & 1u) ? word >> 16 : word & 0xffffu", "(lane & 1u) ? word & 0xffffu : word >> 16", COUNTERS
     ),
     Mutant("gradients.cuh", "g = g / n;", "g = g * (1.0f / n);", TRAINING),
     Mutant("gradients.cuh", "place < first + RUN", "place < first + WARP", TRAINING),
