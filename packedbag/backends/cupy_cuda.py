@@ -17,7 +17,7 @@ import torch
 
 from packedbag.backends import cuda_kernels as kernels
 from packedbag.backends.cuda_kernels import BOUNDS, FAMILIES, OUTPUTS, PLANES
-from packedbag.backends.cupy_launch import WARP, Arguments, CuPy, Launcher, Machine
+from packedbag.backends.cupy_launch import WARP, Arguments, CuPy, Launcher, Machine, extra
 from packedbag.backends.cupy_record import Record
 from packedbag.backends.cupy_steps import CupySteps, integer
 from packedbag.core.layout import words_per_row
@@ -32,8 +32,7 @@ def missing() -> str | None:
     if not torch.cuda.is_available():
         return "torch finds no CUDA device"
     if importlib.util.find_spec("cupy") is None:
-        cuda = (torch.version.cuda or "13").split(".")[0]
-        return f"cupy is not installed; run: pip install 'packedbag[cuda{cuda}]'"
+        return f"cupy is not installed; run: pip install 'packedbag[{extra()}]'"
     try:
         machine = CuPy()
         machine.stream(torch.device("cuda", torch.cuda.current_device()))

@@ -104,9 +104,13 @@ def require() -> Any:
             warnings.simplefilter("ignore")
             import cupy
     except ImportError as error:
-        cuda = torch.version.cuda or "13"
-        raise MissingExtraError("The cupy_cuda backend", "cupy", f"cuda{cuda.split('.')[0]}") from error
+        raise MissingExtraError("The cupy_cuda backend", "cupy", extra()) from error
     return cupy
+
+
+def extra() -> str:
+    """Return the extra of packedbag that installs the CuPy which goes with torch's CUDA."""
+    return f"cuda{(torch.version.cuda or '13').split('.')[0]}"
 
 
 class Launcher:

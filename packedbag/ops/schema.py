@@ -134,27 +134,18 @@ def weight_gradient(
     """
     backend = select(words.device.type)
     grad = grad_out.to(torch.float32).contiguous()
+    reading: Any = {
+        "num_embeddings": words.shape[0],
+        "padding_idx": padding_idx,
+        "include_last_offset": include_last_offset,
+        "bounds": bounds,
+    }
     if backend.deferred:
         deferred = cast(DeferredBackend, backend)
-        marked = deferred.mark(
-            indices,
-            offsets,
-            num_embeddings=words.shape[0],
-            padding_idx=padding_idx,
-            include_last_offset=include_last_offset,
-            bounds=bounds,
-        )
+        marked = deferred.mark(indices, offsets, **reading)
         values = deferred.marked_weight_gradient(words, marked, grad, row_scale=row_scale, mean=mode == "mean")
         return to_torch(values).view(indices.shape)
-    rows, positions, starts = kept_entries(
-        backend,
-        indices,
-        offsets,
-        num_embeddings=words.shape[0],
-        padding_idx=padding_idx,
-        include_last_offset=include_last_offset,
-        bounds=bounds,
-    )
+    rows, positions, starts = kept_entries(backend, indices, offsets, **reading)
     lengths = starts.diff()
     bags = torch.repeat_interleave(lengths)
     counts = lengths.to(torch.float32) if mode == "mean" else None

@@ -131,8 +131,9 @@ class PackedOptimizer(DeferredSteps, torch.optim.Optimizer):
         for group in self.param_groups:  # schedulers and users write to groups
             self.check_options(group)
         ranks = self._ranks()
-        if ranks is None and self._is_deferred():
-            self._step_deferred()
+        devices = self._devices()
+        if ranks is None and self._is_deferred(devices):
+            self._step_deferred(devices)
             return loss
         self._leave_devices()
         if ranks is None:

@@ -66,10 +66,9 @@ class DeferredSteps:
         devices = [sink_of_anchor(anchor).source.words.device for anchor, _ in self._tables()]
         return {device: select(device.type) for device in dict.fromkeys(devices)}
 
-    def _is_deferred(self) -> bool:
-        """Say whether a step can be left to the devices: all tables are where the host need not wait."""
-        backends = self._devices().values() if self.defers else ()
-        return bool(backends) and all(backend.deferred for backend in backends)
+    def _is_deferred(self, devices: dict[torch.device, Backend]) -> bool:
+        """Say whether a step can be left to the ``devices``: all tables are where the host need not wait."""
+        return self.defers and bool(devices) and all(backend.deferred for backend in devices.values())
 
     def _count_steps(self) -> None:
         """Bring the groups' ``step`` up to what devices have counted; waits for them."""
@@ -86,9 +85,8 @@ class DeferredSteps:
             finally:
                 self._controls.clear()
 
-    def _step_deferred(self) -> None:
+    def _step_deferred(self, devices: dict[torch.device, Backend]) -> None:
         """Take a step without waiting for a device: whether it is one is decided there. Raises what is known by now."""
-        devices = self._devices()
         for device, backend in devices.items():
             self._controls.of(backend, device, self.param_groups[0]["step"])
         try:
