@@ -13,7 +13,7 @@ def _sinks(model: torch.nn.Module) -> list[GradientSink]:
 
 
 def packed_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Return the anchors of all packed modules of ``model``, in its order, for `CounterSGD` or `BitFlip`.
+    """Return the anchors of all packed modules of ``model``, in its order, for a packed optimizer.
 
     A "row" scale has no parameter: the packed optimizer trains it with the row.
 
