@@ -1,0 +1,162 @@
+"""Which runs belong together: a screen with one seed, a confirmation with three, the headline with five.
+
+A method's recipe is one for all data sets; what differs by data set is the model around the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.quality import methods
+from benchmarks.quality.config import Config
+
+#: The perceptron, batch and epochs; movielens-100k keeps those of `packedbag train`.
+MODELS: dict[str, dict[str, Any]] = {
+    "ml-1m": {},
+    "movielens-100k": {
+        "hidden": (128, 64),
+        "dropout": 0.4,
+        "input_norm": True,
+        "batch_size": 512,
+        "epochs": 12,
+    },
+    "synthetic": {},
+}
+
+#: Rates and the like of each method; a method with ``bits`` has one recipe for all of them unless a line says more.
+RECIPES: dict[str, dict[str, Any]] = {
+    "fp32-adam": {"table_lr": 1e-3, "l2": 1e-4},
+    "fp32-adagrad": {"table_lr": 0.02},
+    "ste-adam": {"table_lr": 1e-3},
+    "int8-adagrad": {"table_lr": 0.02},
+    "frozen": {},
+    "counter": {"table_lr": 0.01},
+    "bit-flip": {"table_lr": 1e-3},
+    "vote-flip": {"table_lr": 0.5},
+    "sign-momentum": {"table_lr": 0.01},
+}
+
+#: What the headline compares: method, dims, and bits where there is a choice.
+#: 2 bits at D = 256 cost 544 bits a row, as fp32 at D = 16 with row-wise Adagrad does.
+HEADLINE: tuple[tuple[str, tuple[int, ...], tuple[int | None, ...]], ...] = (
+    ("fp32-adam", (16, 64), (None,)),
+    ("fp32-adagrad", (16, 64), (None,)),
+    ("int8-adagrad", (16, 64), (None,)),
+    ("ste-adam", (64, 128), (None,)),
+    ("frozen", (64, 128, 256), (None,)),
+    ("counter", (64, 128), (8, 4)),
+    ("vote-flip", (64, 128), (4,)),
+    ("vote-flip", (128, 256), (2,)),
+    ("bit-flip", (128, 256), (None,)),
+    ("sign-momentum", (128,), (None,)),
+)
+#: What is confirmed with three seeds before the headline is run.
+CONFIRM = (
+    ("fp32-adam", (16,), (None,)),
+    ("ste-adam", (128,), (None,)),
+    ("frozen", (128, 256), (None,)),
+    ("counter", (128,), (8, 4)),
+    ("vote-flip", (128,), (4,)),
+    ("vote-flip", (256,), (2,)),
+)
+#: What a screen varies, one setting at a time, around a recipe.
+VARIED: dict[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
+    "fp32-adam": (("l2", (0.0, 1e-5, 3e-5, 3e-4)), ("epochs", (6, 15)), ("schedule", ("cosine",))),
+    "fp32-adagrad": (("table_lr", (0.005, 0.01, 0.05)), ("l2", (1e-6, 1e-5))),
+    "int8-adagrad": (("table_lr", (0.005, 0.01, 0.05)), ("l2", (1e-6, 1e-5))),
+    "ste-adam": (("table_lr", (3e-4, 3e-3)), ("schedule", ("cosine",)), ("epochs", (6,))),
+    "frozen": (("initial_scale", (0.03, 0.3)), ("input_norm", (True,))),
+    "counter": (
+        ("table_lr", (0.003, 0.02)),
+        ("schedule", ("cosine", "constant")),
+        ("initial_scale", (0.03, 0.3)),
+        ("input_norm", (True,)),
+        ("scale", ("row",)),
+        ("optimizer_options", ({"adaptivity": "adagrad"},)),
+    ),
+    "bit-flip": (("table_lr", (3e-4, 3e-3)), ("schedule", ("cosine",))),
+    "vote-flip": (("table_lr", (0.25, 1.0)), ("schedule", ("cosine",))),
+    "sign-momentum": (("table_lr", (1e-3, 0.1)),),
+}
+SCREEN = (
+    ("fp32-adam", (16,), (None,)),
+    ("fp32-adagrad", (16,), (None,)),
+    ("int8-adagrad", (16,), (None,)),
+    ("ste-adam", (128,), (None,)),
+    ("frozen", (128,), (None,)),
+    ("counter", (128,), (8, 4)),
+    ("vote-flip", (128,), (4, 2)),
+    ("bit-flip", (256,), (None,)),
+    ("sign-momentum", (128,), (None,)),
+)
+#: A few seconds for all methods: does everything run?
+TINY: dict[str, Any] = {
+    "epochs": 2,
+    "batch_size": 256,
+    "hidden": (16, 8),
+    "data_options": {"examples": 4000, "fields": 3, "field_rows": 60, "bag_length": 3},
+}
+
+Lines = Sequence[tuple[str, tuple[int, ...], tuple[int | None, ...]]]
+
+
+def recipe(data: str, method: str, dim: int, bits: int | None = None, seed: int = 0) -> Config:
+    """Return the run of a method's recipe on a data set."""
+    if data not in MODELS:
+        raise ValueError(f"data is {data!r}; it must be one of {', '.join(MODELS)}")
+    return Config(data, method, dim, bits=bits, seed=seed, **{**MODELS[data], **RECIPES.get(method, {})})
+
+
+def _lines(lines: Lines, data: str, seeds: int) -> list[Config]:
+    return [
+        recipe(data, method, dim, k, seed)
+        for seed in range(seeds)  # a grid that is cut short has all methods, with fewer seeds
+        for method, dims, bits in lines
+        for k in bits
+        for dim in dims
+    ]
+
+
+def _screen(data: str) -> list[Config]:
+    found = []
+    for config in _lines(SCREEN, data, 1):
+        found.append(config)
+        for name, values in VARIED.get(config.method, ()):
+            found += [replace(config, **{name: value}) for value in values]
+    return found
+
+
+def _smoke(data: str) -> list[Config]:
+    return [
+        replace(recipe("synthetic", method, 8, 4 if method in ("counter", "vote-flip") else None), **TINY)
+        for method in methods.METHODS
+        if not methods.missing(method)
+    ]
+
+
+GRIDS: dict[str, Callable[[str], list[Config]]] = {
+    "screen": _screen,
+    "confirm": lambda data: _lines(CONFIRM, data, 3),
+    "headline": lambda data: _lines(HEADLINE, data, 5),
+    "smoke": _smoke,
+}
+
+
+def chosen(
+    configs: Iterable[Config],
+    names: Sequence[str] | None = None,
+    dims: Sequence[int] | None = None,
+    bits: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[Config]:
+    """Return those of the given methods, dims, bits and seeds; None allows all."""
+    return [
+        config
+        for config in configs
+        if (names is None or config.method in names)
+        and (dims is None or config.embedding_dim in dims)
+        and (bits is None or config.bits in bits)
+        and (seeds is None or config.seed in seeds)
+    ]
