@@ -39,7 +39,11 @@ def entry(config: Config, auc: float = 0.8, **more: Any) -> dict[str, Any]:
         "serving_bits": 1.0,
         "training_bits_row": 1056,
         "serving_bits_row": 128,
+        "table_bytes": 1000,
+        "state_bytes": 7000,
         "serving_bytes": 1000,
+        "before_bytes": 10**8,
+        "peak_bytes": 2 * 10**8,
         "curve": [{"test_auc": auc - 0.1}, {"test_auc": auc}],
         "options": {},
         "machine": {**facts, "date": "2026-01-01"},
@@ -200,6 +204,8 @@ def test_options_choose_and_change_runs() -> None:
     assert config.data_options == {"a": 1}
     found = wanted("run --data synthetic --method counter --dim 32 64 --bits 4 --set schedule=cosine")
     assert [(each.embedding_dim, each.bits, each.schedule) for each in found] == [(32, 4, "cosine"), (64, 4, "cosine")]
+    found = wanted("run --method fp32-adam counter --dim 16 --bits 4 8")
+    assert [(each.method, each.bits) for each in found] == [("fp32-adam", None), ("counter", 4), ("counter", 8)]
 
 
 @pytest.mark.parametrize(

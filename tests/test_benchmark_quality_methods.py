@@ -84,6 +84,20 @@ def test_a_run_is_decided_by_its_settings(data: Any, method: str) -> None:
     assert Run(replace(one, seed=1), data).train()["curve"] != first
 
 
+def test_a_seed_decides_the_first_weights_and_the_rounding(data: Any) -> None:
+    one, other = (Run(config("counter", bits=8, seed=seed), data) for seed in (0, 1))
+    assert not torch.equal(one.tables[0].bag.words, other.tables[0].bag.words)
+    assert [run.optimizer.param_groups[0]["seed"] for run in (one, other)] == [0, 1]
+
+
+def test_scoring_leaves_dropout_out_and_changes_no_statistics(data: Any) -> None:
+    run = Run(config("fp32-adam", dropout=0.5), data)
+    run.epoch()
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    assert run.score(data.valid, "valid") == run.score(data.valid, "valid")
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+
+
 def test_frozen_bits_stay_and_their_scales_learn(data: Any) -> None:
     run = Run(config("frozen", initial_scale=0.5, field_scales={"field1": 0.25}), data)
     assert [float(table.bag.scale.detach()) for table in run.tables] == [0.5, 0.25, 0.5]

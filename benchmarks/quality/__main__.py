@@ -68,7 +68,8 @@ def wanted(given: argparse.Namespace) -> list[Config]:
             for bits in given.bits or [None]
             for dim in given.dim
         ]
-    return [changed(config, given.set) for config in configs]
+    # Several k are one run where a method has no choice of k.
+    return list({run.key: run for run in (changed(config, given.set) for config in configs)}.values())
 
 
 def changed(config: Config, settings: Sequence[str]) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 
 from benchmarks.quality.tables.table import Table
 
-STATUS = Path("/proc/self/status")
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,26 @@ def count(tables: Sequence[Table], optimizer: Any, dense: Any) -> Cost:
     )
 
 
+def resident_bytes() -> int:
+    """Return the memory that this process holds now."""
+    return _status("VmRSS")
+
+
 def peak_bytes() -> int:
-    """Return the most memory this process ever held (VmHWM)."""
-    if STATUS.exists():
-        for line in STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) << 10
+    """Return the most memory that this process held since `forget_peak`."""
+    return _status("VmHWM")
+
+
+def forget_peak() -> None:
+    """Let the peak start from what is held now: reading data may take more than training on them does."""
+    with contextlib.suppress(OSError):  # some containers forbid it; the peak is then that of the whole process
+        CLEAR.write_text("5")
+
+
+def _status(name: str) -> int:
+    for line in STATUS.read_text().splitlines() if STATUS.exists() else ():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) << 10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 

@@ -103,9 +103,11 @@ Lines = Sequence[tuple[str, tuple[int, ...], tuple[int | None, ...]]]
 
 
 def recipe(data: str, method: str, dim: int, bits: int | None = None, seed: int = 0) -> Config:
-    """Return the run of a method's recipe on a data set."""
+    """Return the run of a method's recipe on a data set; ``bits`` counts only where the method has a choice."""
     if data not in MODELS:
         raise ValueError(f"data is {data!r}; it must be one of {', '.join(MODELS)}")
+    usual = methods.METHODS[method].usual_bits
+    bits = usual if usual is None or bits is None else bits
     return Config(data, method, dim, bits=bits, seed=seed, **{**MODELS[data], **RECIPES.get(method, {})})
 
 
@@ -130,7 +132,7 @@ def _screen(data: str) -> list[Config]:
 
 def _smoke(data: str) -> list[Config]:
     return [
-        replace(recipe("synthetic", method, 8, 4 if method in ("counter", "vote-flip") else None), **TINY)
+        replace(recipe("synthetic", method, 8, bits=4), **TINY)
         for method in methods.METHODS
         if not methods.missing(method)
     ]

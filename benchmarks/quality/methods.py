@@ -38,12 +38,14 @@ class Method:
         table: makes the table of a field.
         optimizer: makes the optimizer of all tables.
         needs: the class of `packedbag.optim` that it takes, or None.
+        usual_bits: k where a run says none; None where there is no choice of k.
     """
 
     title: str
     table: MakeTable
     optimizer: MakeOptimizer
     needs: str | None = None
+    usual_bits: int | None = None
 
 
 def missing(name: str) -> str | None:
@@ -97,8 +99,8 @@ def _of_packedbag(name: str) -> MakeOptimizer:
     return make
 
 
-def _packedbag(title: str, name: str) -> Method:
-    return Method(title, _packed(frozen=False), _of_packedbag(name), needs=name)
+def _packedbag(title: str, name: str, usual_bits: int | None = None) -> Method:
+    return Method(title, _packed(frozen=False), _of_packedbag(name), needs=name, usual_bits=usual_bits)
 
 
 def _adam(tables: Sequence[Any], config: Config) -> Any:
@@ -125,8 +127,8 @@ METHODS: dict[str, Method] = {
         lambda tables, config: Int8Adagrad(list(tables), config.table_lr, config.l2),
     ),
     "frozen": Method("frozen random bits (control)", _packed(frozen=True), lambda tables, config: None),
-    "counter": _packedbag("packed, CounterSGD", "CounterSGD"),
+    "counter": _packedbag("packed, CounterSGD", "CounterSGD", usual_bits=8),
     "bit-flip": _packedbag("packed, BitFlip", "BitFlip"),
-    "vote-flip": _packedbag("packed, VoteFlip", "VoteFlip"),
+    "vote-flip": _packedbag("packed, VoteFlip", "VoteFlip", usual_bits=4),
     "sign-momentum": _packedbag("packed, SignMomentum", "SignMomentum"),
 }

@@ -48,6 +48,8 @@ METHOD = """## How it is measured
 - Bits are counted from live tensors after the last step: weights, scales, and the optimizer's state for both (counters,
   row statistics, moments), over the sum of V * D; bits a row are over the sum of V. Serving counts weights and scales.
   The perceptron is left out.
+- "peak" is the most memory the process held while it trained and scored, above what it held when the data were read:
+  the perceptron, its optimizer and the activations of a batch, too, not the tables alone.
 - "seconds" are those of training steps, one thread a run; scoring is left out.
 - "frozen random bits" is the control: the bits are never trained, the perceptron and the scales are. A method that does
   not beat it at the same D has learned nothing in its tables.

@@ -40,7 +40,8 @@ class Run:
         metrics.require()
         method = methods.find(config.method)
         self.config, self.data = config, data
-        self.before = cost.peak_bytes()
+        self.before = cost.resident_bytes()
+        cost.forget_peak()
         torch.manual_seed(config.seed)
         self.order = torch.Generator().manual_seed(config.seed)
         self.model = QualityModel(data, config, method.table)

@@ -98,7 +98,8 @@ def quality_grid(shown: Sequence[Group], compared_with: Group | None, shared: Ma
     """Return the main table; ``shared`` settings are left out of its last column."""
     header = [
         *("method", "D", "k", "bits a weight, training / serving", "bits a row, training / serving"),
-        *("table, MB", "seeds", "test AUC", "minus fp32", "log loss", "best epoch", "seconds", "settings"),
+        *("table, MB", "seeds", "test AUC", "minus fp32", "log loss", "best epoch", "seconds"),
+        *("table + state in training, MB", "peak above the data, MB", "settings"),
     ]
     rows = []
     for group in shown:
@@ -119,6 +120,8 @@ def quality_grid(shown: Sequence[Group], compared_with: Group | None, shared: Ma
                 spread(group, "test_log_loss", 4),
                 "/".join(str(int(epoch) + 1) for epoch in group.values("best_epoch")),
                 f"{group.mean('seconds'):.0f}",
+                f"{(group.mean('table_bytes') + group.mean('state_bytes')) / 1e6:.3f}",
+                f"{(group.mean('peak_bytes') - group.mean('before_bytes')) / 1e6:.0f}",
                 listed({n: v for n, v in config.details().items() if shared.get(n) != v}) or NONE,
             ]
         )
