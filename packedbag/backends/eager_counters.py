@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from packedbag.backends.eager_bits import pack_bits, unpack
-from packedbag.backends.eager_sums import lane_sum
+from packedbag.backends.eager_sums import lane_sum, root
 from packedbag.backends.reference import MAX_TOUCHES, TOUCHES
 from packedbag.core.philox import LOW32, MULTIPLIERS, ROUNDS, WEYL
 
@@ -96,7 +96,7 @@ def update_rows(
     if row_state is not None:
         stored, statistic = row_statistic(row_state.index_select(0, rows), grad, adaptivity)
         row_state.index_copy_(0, rows, stored)
-        r = r / (statistic.sqrt() + EPSILON)
+        r = r / (root(statistic) + EPSILON)
     steps = signed_steps(r.unsqueeze(1) * grad, halfwords(rows, dim, seed=seed, step=step, table=table), bits)
     # A counter is its confidence m where the bit is 1, and ~m = -1 - m where it is 0.
     value = unpack(words.index_select(0, rows), torch.int32, -1, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from packedbag.backends.eager_sums import root
 from packedbag.ops.bridge import to_backend, to_torch
 from packedbag.optim.row_sums import RowSums
 from packedbag.optim.table_step import TableStep
@@ -35,5 +36,5 @@ def update_row_scale(table: TableStep, sums: RowSums, scale: torch.Tensor, rate:
         slope = to_torch(dots)  # the derivative of the loss by each row's scale
         total = squares[rows] + slope * slope
         squares[rows] = total
-        scale[rows] -= rate * slope / (total.sqrt() + EPSILON)
+        scale[rows] -= rate * slope / (root(total) + EPSILON)
     return scaled

@@ -9,6 +9,7 @@ import torch
 
 from packedbag.backends.eager_bits import pack_bits, unpack_signs
 from packedbag.backends.eager_counters import EPSILON, halfwords, row_statistic, signed_steps
+from packedbag.backends.eager_sums import root
 from packedbag.core.errors import ArgumentError
 from packedbag.core.layout import BITS_PER_WORD
 from packedbag.ops.bridge import to_torch
@@ -122,10 +123,8 @@ class SignMomentum(PackedOptimizer):
         dim, lr, threshold = table.embedding_dim, *_single(table.options["lr"], table.options["threshold"])
         stored, statistic = row_statistic(row_state.index_select(0, rows), grad, "ema")
         row_state.index_copy_(0, rows, stored)
-        # On a CPU torch's float32 roots are MKL's, and a sixth of them an ulp off; by way of float64 they are exact.
-        root = statistic.to(torch.float64).sqrt().to(torch.float32)
         # A NaN is a sum that overflowed both ways: it has no direction.
-        x = (grad / (root + EPSILON).unsqueeze(1)).nan_to_num_(0.0).clamp_(-LIMIT, LIMIT)
+        x = (grad / (root(statistic) + EPSILON).unsqueeze(1)).nan_to_num_(0.0).clamp_(-LIMIT, LIMIT)
         kept = averages.index_select(0, rows)
         m = kept[:, :dim].to(torch.float32)
         if averages.dtype == torch.int8:

@@ -48,6 +48,11 @@ def test_pieces_cover_every_entry_once_and_in_order(counts: list[int], most: int
     assert entries == list(range(sum(counts)))
 
 
+def test_square_roots_are_correctly_rounded() -> None:
+    x = np.random.default_rng(0).random(200_000, np.float32)
+    assert_same(eager_sums.root(torch.from_numpy(x)).numpy(), np.sqrt(x))
+
+
 @given(case=bags())
 def test_bags_cut_into_pieces_equal_the_oracle(cut_small: Any, case: Bags) -> None:
     out, expected = case.make_out(), case.make_out()
