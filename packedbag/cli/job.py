@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -19,12 +20,14 @@ from packedbag.cli.table import explain, render
 from packedbag.core.errors import ArgumentError
 from packedbag.io import safetensors_file
 from packedbag.io.atomic import replacing
-from packedbag.recsys import metrics
+from packedbag.recsys import metrics, tensorboard
 from packedbag.recsys.dataset import Dataset
 from packedbag.recsys.export import export_tables
+from packedbag.recsys.log import EpochLog
 from packedbag.recsys.settings import Settings
 from packedbag.recsys.split import PARTS, TRAIN
-from packedbag.recsys.trainer import Result, Stopped, Trainer
+from packedbag.recsys.trainer import Result, Trainer
+from packedbag.recsys.watcher import Stopped, Watcher, Watchers
 from packedbag.report import step_memory
 from packedbag.report.comparison import LARGE_BAG, LARGE_ROWS, Comparison, Line
 from packedbag.report.step_memory import Bags, MeasurementError
@@ -52,6 +55,7 @@ class Job:
     checkpoint_steps: int
     memory: bool
     json_path: Path | None
+    tensorboard: Path | None
     quiet: bool
 
     def run(self) -> None:
@@ -64,6 +68,8 @@ class Job:
         """
         metrics.require()
         safetensors_file.require()
+        if self.tensorboard is not None:
+            tensorboard.require()
         if self.checkpoint_steps < 1:
             raise ArgumentError("--checkpoint-steps", self.checkpoint_steps, "at least 1")
         if self.json_path is not None and (self.json_path.is_dir() or not self.json_path.parent.is_dir()):
@@ -105,6 +111,8 @@ class Job:
         if dataset.counts is not None:
             counted = ", ".join(f"{n:,} {part}" for n, part in zip(dataset.counts, PARTS, strict=True))
             self._say(f"{self.dataset}: {counted} rows")
+        elif self.settings.schedule != "constant":
+            self._say("rows are not counted ahead with --hash-rows: rates begin to fall with the second epoch")
         rows = [ids.rows for ids in dataset.ids]
         if len(rows) <= MANY_TABLES:
             tables = ", ".join(f"{f.name} {v:,}" for f, v in zip(dataset.fields, rows, strict=True))
@@ -118,17 +126,33 @@ class Job:
         trainer = Trainer(kind, dataset, self.settings, folder, checkpoint_steps=self.checkpoint_steps)
         # With --compare a run may have been stopped before its second model began.
         resume = self.resume and (kind == "packed" or trainer.path.exists())
-        if not resume:
-            kept = trainer.keep_old()
-            if kept is not None:
-                self._say(f"the checkpoint of an earlier run is kept as {kept}")
+        log = EpochLog(folder)
+        if resume:
+            self._go_on(trainer)
+        else:
+            for what, kept in (("checkpoint", trainer.keep_old()), ("log", log.keep_old())):
+                if kept is not None:
+                    self._say(f"the {what} of an earlier run is kept as {kept}")
         train_rows = None if dataset.counts is None else dataset.counts[TRAIN]
-        with TrainingBar(notes, kind, self.settings.epochs, train_rows, wish, quiet=self.quiet) as bar:
-            result = trainer.run(bar, resume=resume)
+        with contextlib.ExitStack() as open_now:
+            bar = TrainingBar(notes, kind, self.settings.epochs, train_rows, wish, quiet=self.quiet)
+            watchers: list[Watcher] = [open_now.enter_context(bar), log]
+            if self.tensorboard is not None:
+                watchers.append(open_now.enter_context(tensorboard.TensorBoard(self.tensorboard / kind)))
+            result = trainer.run(Watchers(*watchers))
         if kind == "packed":
             paths = export_tables(trainer.model, dataset, folder / "tables")
             self._say(f"{len(paths)} tables of the best epoch ({result.best_epoch + 1}) written to {folder / 'tables'}")
         return result
+
+    def _go_on(self, trainer: Trainer) -> None:
+        """Take over the checkpoint, and say so where rates will follow another schedule than its run was made for."""
+        epochs, now = trainer.load(), self.settings.epochs
+        if epochs != now and self.settings.schedule != "constant":
+            self._say(
+                f"the checkpoint is of a run of {epochs} epochs; from here on, rates are those of a run of {now}. "
+                f"The result is not that of {now} epochs from the start"
+            )
 
     def _compare(self, dataset: Dataset, results: Sequence[Result]) -> Comparison:
         lines = [
@@ -142,6 +166,7 @@ class Job:
                 epochs=r.epochs,
                 valid_auc=r.valid.auc,
                 seconds=r.seconds,
+                untouched_rows=r.untouched_rows,
             )
             for r in results
         ]

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from packedbag.cli.interrupt import StopWish
-from packedbag.recsys.metrics import Score
-from packedbag.recsys.trainer import Progress as Standing
+from packedbag.recsys.epoch import Epoch
+from packedbag.recsys.progress import Progress as Standing
+from packedbag.recsys.watcher import Watcher
 from packedbag.report.memory import human, resident_bytes
 
 #: Seconds between updates of the numbers beside the bar.
@@ -42,8 +43,8 @@ class ReadingBar:
         self._bar.update(self._task, completed=count)
 
 
-class TrainingBar:
-    """The watcher of a run (`packedbag.recsys.trainer.Watcher`).
+class TrainingBar(Watcher):
+    """Shows how a run goes, and passes on a wish that it stop.
 
     Args:
         console: stderr's.
@@ -73,7 +74,6 @@ class TrainingBar:
         self._epoch = -1
         self._rows = 0
         self._started = time.perf_counter()
-        self._last = self._started
         self._shown = 0.0
 
     def __enter__(self) -> TrainingBar:
@@ -89,19 +89,22 @@ class TrainingBar:
         if progress.epoch != self._epoch:
             self._begin(progress.epoch, now)
         self._rows += rows
-        self._last = now
         if now - self._shown >= REFRESH and self._task is not None:
             self._shown = now
-            self._bar.update(self._task, completed=progress.rows, numbers=self._numbers(progress, now))
+            rate = self._rows / max(now - self._started, 1e-9)
+            numbers = _numbers(progress.loss, rate, resident_bytes())
+            self._bar.update(self._task, completed=progress.rows, numbers=numbers)
 
-    def epoch(self, progress: Standing, valid: Score) -> None:
+    def epoch(self, epoch: Epoch) -> None:
         """Print the line of an epoch."""
         if self._quiet:
             return
-        best = "  best so far" if progress.best_epoch == progress.epoch else ""
+        flips = f"flips {_percent(epoch.flip_rate)}  " if epoch.tables else ""
+        best = "  best so far" if epoch.best else ""
         self._console.print(
-            f"{self._name:>6}  epoch {progress.epoch + 1:>2}/{self._epochs}  {self._numbers(progress, self._last)}  "
-            f"validation AUC {valid.auc:.4f}  log loss {valid.log_loss:.4f}{best}",
+            f"{self._name:>6}  epoch {epoch.number:>2}/{self._epochs}  "
+            f"{_numbers(epoch.loss, epoch.samples_per_second, epoch.resident_bytes)}  {flips}"
+            f"validation AUC {epoch.valid.auc:.4f}  log loss {epoch.valid.log_loss:.4f}{best}",
             soft_wrap=True,
         )
 
@@ -116,6 +119,16 @@ class TrainingBar:
         description = f"{self._name:>6}  epoch {epoch + 1:>2}/{self._epochs}"
         self._task = self._bar.add_task(description, total=self._train_rows, numbers="")
 
-    def _numbers(self, progress: Standing, now: float) -> str:
-        rate = self._rows / max(now - self._started, 1e-9)
-        return f"loss {progress.loss:.4f}  {rate:>7,.0f} samples/s  memory {human(resident_bytes())}"
+
+def _numbers(loss: float, rate: float, memory: int) -> str:
+    return f"loss {loss:.4f}  {rate:>7,.0f} samples/s  memory {human(memory)}"
+
+
+def _percent(rate: float | None) -> str:
+    """Return a flip rate for reading, two digits of it: it falls over orders of magnitude as a table settles."""
+    if rate is None:
+        return "-"
+    per_cent = 100 * rate
+    if 0 < per_cent < 0.001:
+        return "below 0.001 %"
+    return f"{per_cent:.0f} %" if per_cent >= 10 else f"{per_cent:.2g} %"

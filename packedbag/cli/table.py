@@ -41,6 +41,11 @@ def explain(comparison: Comparison) -> str:
             f"{comparison.settings['batch_size']}.",
             f"large table: the peak with one table of {LARGE_ROWS:,} rows, {LARGE_BAG} random ids a row of the batch.",
         ]
+    untouched, rows = sum(line.untouched_rows or 0 for line in comparison.lines), sum(comparison.tables.values())
+    if untouched:
+        lines.append(
+            f"{untouched:,} of {rows:,} packed rows were never updated: they keep the random bits they began with."
+        )
     untrained = [NAMES[line.kind][0] for line in comparison.lines if line.auc is None]
     if "Char" in untrained:
         lines.append("Char: torch's bool, 8 bits a weight; not trained, but its step is built and taken to measure it.")

@@ -105,9 +105,20 @@ def train(
     bits: Annotated[
         int, typer.Option(help="Bits a packed weight has in training, 2 to 8.", rich_help_panel=TRAINING)
     ] = DEFAULTS.bits,
+    decay: Annotated[
+        float,
+        typer.Option(
+            help="How fast packed weights forget what is not confirmed (CounterSGD); 0: never.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = DEFAULTS.decay,
     fp32_lr: Annotated[
         float, typer.Option(help="Rate of the fp32 tables (Adagrad).", rich_help_panel=TRAINING)
     ] = DEFAULTS.fp32_lr,
+    schedule: Annotated[
+        str,
+        typer.Option(help="Of all rates: cosine (to 0 over --epochs) or constant.", rich_help_panel=TRAINING),
+    ] = DEFAULTS.schedule,
     seed: Annotated[
         int,
         typer.Option(
@@ -135,6 +146,13 @@ def train(
         Path | None,
         typer.Option("--json", help="Write the numbers of the last table to this file.", rich_help_panel=RUN),
     ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for TensorBoard: what OUTPUT/packed/log.jsonl holds, as curves and histograms.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print the table at the end and nothing else.", rich_help_panel=RUN)
     ] = False,
@@ -143,6 +161,7 @@ def train(
 
     Each categorical column gets a packed table with a learnable scale; a perceptron follows. The best epoch by
     validation AUC is tested, its tables are written to OUTPUT/packed/tables, and one table shows quality and memory.
+    OUTPUT/packed/log.jsonl gets a line an epoch: loss, AUC, speed, and how the packed tables learn.
     Exit codes: 0 done, 1 the system failed, 2 wrong options or data, 130 stopped by Ctrl-C (continue with --resume).
     """
 
@@ -163,7 +182,9 @@ def train(
                 weight_decay=weight_decay,
                 packed_lr=packed_lr,
                 bits=bits,
+                decay=decay,
                 fp32_lr=fp32_lr,
+                schedule=schedule,
                 seed=seed,
             ),
             hash_rows=hash_rows,
@@ -176,6 +197,7 @@ def train(
             checkpoint_steps=checkpoint_steps,
             memory=memory,
             json_path=json_path,
+            tensorboard=tensorboard,
             quiet=quiet,
         ).run()
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from packedbag.core.errors import ArgumentError, CheckpointError
 from packedbag.core.layout import check_embedding_dim
+from packedbag.recsys.schedule import SCHEDULES
 
-#: Settings that a resumed run may change: they say when to stop, not what a step does.
+#: Settings that a resumed run may change. ``patience`` says when to stop; so does ``epochs``, which also stretches the
+#: schedule: from the checkpoint on, rates are those of a run of that many epochs.
 FREE = ("epochs", "patience")
 
 #: Units of a hidden layer, at most: far more than any machine has memory for, and no overflow in torch.
@@ -34,7 +36,9 @@ class Settings:
         weight_decay: of the dense part.
         packed_lr: rate of the packed tables, `packedbag.optim.CounterSGD`.
         bits: k, the counter's bits in training.
+        decay: how fast the packed tables' confidences shrink, `CounterSGD`'s.
         fp32_lr: rate of the twin's tables, `torch.optim.Adagrad` on sparse gradients.
+        schedule: of all rates: "cosine", to 0 over ``epochs``, or "constant".
         seed: of the initial weights, the order of rows, dropout and stochastic rounding.
     """
 
@@ -48,7 +52,9 @@ class Settings:
     weight_decay: float = 0.0
     packed_lr: float = 0.02
     bits: int = 8
+    decay: float = 0.25
     fp32_lr: float = 0.02
+    schedule: str = "cosine"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,11 +69,13 @@ class Settings:
                 raise ArgumentError("hidden", size, "at least 1")
             if size > MAX_WIDTH:
                 raise ArgumentError("hidden", size, f"at most {MAX_WIDTH}")
-        for name in ("lr", "weight_decay", "packed_lr", "fp32_lr"):
+        for name in ("lr", "weight_decay", "packed_lr", "decay", "fp32_lr"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ArgumentError(name, getattr(self, name), "a finite number >= 0")
         if not 0 <= self.dropout < 1:
             raise ArgumentError("dropout", self.dropout, "in [0, 1)")
+        if self.schedule not in SCHEDULES:
+            raise ArgumentError("schedule", repr(self.schedule), " or ".join(map(repr, SCHEDULES)))
         if not 0 <= self.seed < 2**63:
             raise ArgumentError("seed", self.seed, "in 0..2**63 - 1")
 

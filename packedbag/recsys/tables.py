@@ -22,7 +22,11 @@ def optimizers(kind: str, model: ClickModel, settings: Settings) -> tuple[torch.
     if kind == "packed":
         dense = dense_parameters(model)
         tables: torch.optim.Optimizer = CounterSGD(
-            packed_parameters(model), lr=settings.packed_lr, bits=settings.bits, seed=settings.seed
+            packed_parameters(model),
+            lr=settings.packed_lr,
+            bits=settings.bits,
+            decay=settings.decay,
+            seed=settings.seed,
         )
     elif kind == "fp32":
         dense = list(model.perceptron.parameters())

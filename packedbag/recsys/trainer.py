@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,43 +17,28 @@ from torch.nn import functional as F
 from packedbag.core.errors import ArgumentError, CheckpointError
 from packedbag.recsys import checkpoint, metrics
 from packedbag.recsys.dataset import Dataset, Order
+from packedbag.recsys.epoch import Epoch, flip_counts, table_reports, untouched_rows
 from packedbag.recsys.metrics import Score
 from packedbag.recsys.model import ClickModel
+from packedbag.recsys.progress import Progress
 from packedbag.recsys.rows import Rows
+from packedbag.recsys.schedule import factor
 from packedbag.recsys.settings import CHECKPOINT_STEPS, Settings
 from packedbag.recsys.split import PARTS, TEST, TRAIN, VALID
 from packedbag.recsys.tables import optimizers, state_bytes, table_bytes
+from packedbag.recsys.watcher import Stopped, Watcher
+from packedbag.report.memory import resident_bytes
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
 
 
 @dataclass
-class Progress:
-    """Where a run stands; all of it is in the checkpoint.
-
-    ``batch`` counts the batches of ``epoch`` that are done; ``loss_sum`` is over the epoch's rows so far.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    steps: int = 0
-    loss_sum: float = 0.0
-    rows: int = 0
-    best_epoch: int = -1
-    best_auc: float = 0.0
-    best_log_loss: float = 0.0
-    seconds: float = 0.0
-
-    @property
-    def loss(self) -> float:
-        """Mean log loss of the epoch's training rows so far."""
-        return self.loss_sum / self.rows if self.rows else float("nan")
-
-
-@dataclass
 class Result:
-    """What a finished run comes to. Bytes are of the tables, the perceptron left out."""
+    """What a finished run comes to. Bytes are of the tables, the perceptron left out.
+
+    ``untouched_rows``: of all packed tables, rows that no step updated; None where tables are not packed.
+    """
 
     kind: str
     test: Score
@@ -63,26 +48,7 @@ class Result:
     seconds: float
     table_bytes: int
     state_bytes: int
-
-
-class Watcher(Protocol):
-    """Is told how a run goes, and may ask it to stop."""
-
-    def step(self, progress: Progress, rows: int) -> None:
-        """Note that a batch of ``rows`` rows is done."""
-        ...
-
-    def epoch(self, progress: Progress, valid: Score) -> None:
-        """Note that the epoch ``progress.epoch`` is done, scored ``valid``."""
-        ...
-
-    def stop_requested(self) -> bool:
-        """Return whether the run should save a checkpoint and stop."""
-        ...
-
-
-class Stopped(Exception):  # noqa: N818 - nothing went wrong
-    """The watcher asked for a stop; the checkpoint holds everything."""
+    untouched_rows: int | None
 
 
 class Trainer:
@@ -120,7 +86,9 @@ class Trainer:
             dropout=settings.dropout,
         )
         self.optimizers = optimizers(kind, self.model, settings)
-        self.progress = Progress()
+        #: The rates that the schedule starts from; those in the optimizers are of the last step.
+        self._rates = tuple(optimizer.param_groups[0]["lr"] for optimizer in self.optimizers)
+        self.progress = Progress(epoch_rows=None if dataset.counts is None else dataset.counts[TRAIN])
 
     def run(self, watcher: Watcher, *, resume: bool = False) -> Result:
         """Train to the end, from the start or from the checkpoint, and score the test rows with the best epoch.
@@ -132,6 +100,7 @@ class Trainer:
         """
         if resume:
             self.load()
+        watcher.start(self.progress)
         while not self._finished():
             self._epoch(watcher)
         state = checkpoint.load(self.best_path, (*self._origin(), "model"))
@@ -147,6 +116,7 @@ class Trainer:
             seconds=self.progress.seconds,
             table_bytes=table_bytes(self.model),
             state_bytes=state_bytes(self.optimizers[0]),
+            untouched_rows=untouched_rows(self.optimizers[0]),
         )
 
     def score(self, part: int) -> Score:
@@ -185,8 +155,8 @@ class Trainer:
             },
         )
 
-    def load(self) -> None:
-        """Take over the checkpoint.
+    def load(self) -> int:
+        """Take over the checkpoint; return for how many epochs its run was made.
 
         Raises:
             CheckpointError: there is none, it is damaged, or it is of other data, settings or another kind.
@@ -198,6 +168,7 @@ class Trainer:
         self.optimizers[1].load_state_dict(state["dense"])
         torch.set_rng_state(state["random"])
         self.progress = Progress(**state["progress"])
+        return int(state["settings"]["epochs"])
 
     def _finished(self) -> bool:
         p = self.progress
@@ -207,6 +178,8 @@ class Trainer:
         p = self.progress
         started = time.perf_counter()
         self.model.train()
+        if p.batch == 0:
+            p.flips = self._flip_counts()
         for batch in self._batches():
             p.loss_sum += self._step(batch) * len(batch)
             p.rows += len(batch)
@@ -215,18 +188,18 @@ class Trainer:
             watcher.step(p, len(batch))
             stop = watcher.stop_requested()
             if stop or p.steps % self.checkpoint_steps == 0:
-                p.seconds += time.perf_counter() - started
+                p.spend(time.perf_counter() - started)
                 self.save()
                 started = time.perf_counter()
             if stop:
                 raise Stopped
-        p.seconds += time.perf_counter() - started
+        p.spend(time.perf_counter() - started)
         valid = self.score(VALID)
         if p.best_epoch < 0 or valid.auc > p.best_auc:
             p.best_epoch, p.best_auc, p.best_log_loss = p.epoch, valid.auc, valid.log_loss
             checkpoint.save(self.best_path, {**self._origin(), "model": self.model.state_dict()})
-        watcher.epoch(p, valid)
-        p.epoch, p.batch, p.loss_sum, p.rows = p.epoch + 1, 0, 0.0, 0
+        watcher.epoch(self._report(valid))
+        p.next_epoch()
         self.save()
         if watcher.stop_requested() and not self._finished():
             raise Stopped
@@ -237,7 +210,10 @@ class Trainer:
 
     def _step(self, batch: Rows) -> float:
         """Take one step and return the mean log loss of the batch."""
-        for optimizer in self.optimizers:
+        now = factor(self.settings.schedule, self.progress.done(self.settings.epochs))
+        for optimizer, rate in zip(self.optimizers, self._rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * now
             optimizer.zero_grad()
         loss = F.binary_cross_entropy_with_logits(self.model(batch), torch.from_numpy(batch.labels))
         value = loss.item()
@@ -252,6 +228,30 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
         return value
+
+    def _report(self, valid: Score) -> Epoch:
+        """Return what the epoch came to."""
+        p = self.progress
+        tables, dense = self.optimizers
+        names = [field.name for field in self.dataset.fields]
+        flip_rate, reports = table_reports(tables, names, p.flips, self._flip_counts())
+        return Epoch(
+            number=p.epoch + 1,
+            steps=p.steps,
+            loss=p.loss,
+            valid=valid,
+            best=p.best_epoch == p.epoch,
+            seconds=p.epoch_seconds,
+            samples_per_second=p.rows / max(p.epoch_seconds, 1e-9),
+            lr=dense.param_groups[0]["lr"],
+            table_lr=tables.param_groups[0]["lr"],
+            resident_bytes=resident_bytes(),
+            flip_rate=flip_rate,
+            tables=reports,
+        )
+
+    def _flip_counts(self) -> list[list[int]]:
+        return flip_counts(self.optimizers[0], self.settings.embedding_dim)
 
     def _origin(self) -> dict[str, Any]:
         return {"kind": self.kind, "settings": self.settings.plain(), "data": self.dataset.fingerprint()}

@@ -16,7 +16,7 @@ class Line:
     """One kind of table.
 
     Quality is that of the test rows, None for a kind that was not trained. Bytes are of the tables alone:
-    the perceptron is the same for every kind.
+    the perceptron is the same for every kind. ``untouched_rows`` is known of packed tables alone.
     """
 
     kind: str
@@ -30,6 +30,7 @@ class Line:
     epochs: int | None = None
     valid_auc: float | None = None
     seconds: float | None = None
+    untouched_rows: int | None = None
 
 
 @dataclass

@@ -32,16 +32,17 @@ def test_help_of_train_shows_examples_and_exit_codes():
     assert "130" in out
 
 
-@pytest.mark.parametrize("library", ["typer", "rich", "sklearn", "safetensors"])
+@pytest.mark.parametrize("library", ["typer", "rich", "sklearn", "safetensors", "tensorboard"])
 def test_a_missing_extra_is_named_without_a_traceback(library):
     code = (
-        f"import sys; sys.modules['{library}'] = None; sys.argv = ['packedbag', 'train', 'libfm', '--data', 'x'];"
+        f"import sys; sys.modules['{library}'] = None;"
+        "sys.argv = ['packedbag', 'train', 'libfm', '--data', 'x', '--tensorboard', 'x'];"
         "from packedbag.cli.app import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    extra = {"typer": "cli", "rich": "cli", "sklearn": "train", "safetensors": "io"}[library]
+    extras = {"typer": "cli", "rich": "cli", "sklearn": "train", "safetensors": "io", "tensorboard": "tensorboard"}
     assert done.returncode == 2
-    assert f"pip install 'packedbag[{extra}]'" in done.stderr
+    assert f"pip install 'packedbag[{extras[library]}]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1
 

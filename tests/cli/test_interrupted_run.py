@@ -1,5 +1,6 @@
 """A real run that is stopped or killed half way, and resumed, ends as one that never was."""
 
+import json
 import signal
 import time
 
@@ -73,6 +74,13 @@ def flat(value):
     return (str(value.dtype), tuple(value.shape), value.numpy().tobytes()) if torch.is_tensor(value) else value
 
 
+def logged(output):
+    """The lines of the log, without what a machine needs for the same work."""
+    lines = [json.loads(line) for line in (output / "packed" / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    return [{k: v for k, v in line.items() if "second" not in k and k != "resident_bytes"} for line in lines]
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)], ids=["kill", "int"])
 def test_a_disturbed_run_resumes_to_the_same_bits(data, whole, tmp_path, number, code):
     path = tmp_path / "packed" / "checkpoint.pt"
@@ -89,6 +97,7 @@ def test_a_disturbed_run_resumes_to_the_same_bits(data, whole, tmp_path, number,
     assert resumed == 0, err
     output, expected = whole
     assert states(tmp_path) == states(output)
+    assert logged(tmp_path) == logged(output)
     assert out == expected
     tables = sorted((output / "packed" / "tables").iterdir())
     assert len(tables) == 4

@@ -7,7 +7,7 @@ from packedbag.report.step_memory import MeasurementError
 
 
 def job(quiet=False):
-    names = ("hash_rows", "threads", "json_path", "data", "output")
+    names = ("hash_rows", "threads", "json_path", "tensorboard", "data", "output")
     plain = dict.fromkeys(names) | {"dataset": "csv", "unseen_rows": 1, "min_count": 1, "checkpoint_steps": 1}
     flags = dict.fromkeys(("compare", "resume", "memory"), False)
     return Job(**plain, **flags, settings=Settings(), quiet=quiet)

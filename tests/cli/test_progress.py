@@ -10,19 +10,19 @@ from packedbag.cli.console import guarded
 from packedbag.cli.interrupt import StopWish
 from packedbag.cli.progress import ReadingBar, TrainingBar
 from packedbag.core.errors import ArgumentError
-from packedbag.recsys.metrics import Score
-from packedbag.recsys.trainer import Progress
+from packedbag.recsys.progress import Progress
+from tests.recsys.made_epoch import PACKED, epoch
 
 
 def console(terminal):
     return Console(file=io.StringIO(), force_terminal=terminal, width=120, color_system=None)
 
 
-def shown(console, train_rows=1000, quiet=False):
+def shown(console, train_rows=1000, quiet=False, made=PACKED):
     with TrainingBar(console, "packed", 5, train_rows, StopWish(), quiet=quiet) as bar:
         for batch in range(1, 4):
             bar.step(Progress(epoch=1, batch=batch, loss_sum=0.5 * 250 * batch, rows=250 * batch), 250)
-        bar.epoch(Progress(epoch=1, loss_sum=500.0, rows=1000, best_epoch=1), Score(0.75, 0.5))
+        bar.epoch(made)
     return console.file.getvalue()
 
 
@@ -42,8 +42,24 @@ def test_rows_are_counted_where_their_number_is_not_known():
 def test_without_a_terminal_there_is_one_line_an_epoch():
     lines = shown(console(terminal=False)).splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith("packed  epoch  2/5  loss 0.5000")
-    assert lines[0].endswith("validation AUC 0.7500  log loss 0.5000  best so far")
+    assert lines[0] == (
+        "packed  epoch  2/5  loss 0.5000    1,000 samples/s  memory 500 MB  flips 0.8 %  "
+        "validation AUC 0.7500  log loss 0.6250  best so far"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [(0.123, "12 %"), (0.0644, "6.4 %"), (0.00034, "0.034 %"), (1e-7, "below 0.001 %"), (0.0, "0 %"), (None, "-")],
+)
+def test_flips_are_shown_over_orders_of_magnitude(rate, text):
+    line = shown(console(terminal=False), made=epoch(flip_rate=rate))
+    assert f"memory 500 MB  flips {text}  validation AUC" in line
+
+
+def test_an_epoch_that_is_not_the_best_and_tables_that_are_not_packed_say_nothing_of_it():
+    line = shown(console(terminal=False), made=epoch(best=False, tables={}, flip_rate=None))
+    assert "memory 500 MB  validation AUC 0.7500  log loss 0.6250\n" in line
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -55,6 +55,15 @@ def test_what_was_not_trained_is_said():
     assert "Char: torch's bool, 8 bits a weight; not trained" in explain(comparison())
 
 
+def test_rows_never_updated_are_counted_where_there_are_any():
+    made = comparison()
+    assert "never updated" not in explain(made)
+    made.lines[0].untouched_rows = 0
+    assert "never updated" not in explain(made)
+    made.lines[0].untouched_rows = 1016
+    assert "1,016 of 4,063 packed rows were never updated: they keep the random bits they began with." in explain(made)
+
+
 def test_the_numbers_survive_json():
     plain = json.loads(json.dumps(comparison().plain()))
     assert plain["lines"][0]["table_bytes"] == 32_500

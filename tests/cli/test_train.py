@@ -45,6 +45,65 @@ def test_when_piped_progress_is_plain_lines(finished):
     assert len(lines) == 4
     assert lines[0].startswith("packed  epoch  1/2  loss 0.")
     assert "memory" in lines[0]
+    assert [" flips " in line for line in lines] == [True, True, False, False]
+
+
+def test_each_kind_has_a_log_with_a_line_an_epoch(finished):
+    folder, _, err = finished
+    for kind in ("packed", "fp32"):
+        lines = [json.loads(line) for line in (folder / "out" / kind / "log.jsonl").read_text().splitlines()]
+        assert [line["epoch"] for line in lines] == [1, 2]
+        for line in lines:
+            assert f"validation AUC {line['valid_auc']:.4f}  log loss {line['valid_log_loss']:.4f}" in err
+            assert line["lr"] < 0.001
+    tables = [json.loads(line) for line in (folder / "out" / "packed" / "log.jsonl").read_text().splitlines()][1][
+        "tables"
+    ]
+    assert list(tables) == ["user", "item", "age", "gender", "occupation", "genres", "history"]
+    # Of the 24 rows of user, 16 are for rare ids, and with --min-count 1 there are none.
+    assert tables["user"]["untouched_rows"] == 16
+    assert sum(tables["user"]["confidences"]) == 24 * 32
+
+
+def test_rows_that_were_never_updated_are_counted_below_the_table(finished):
+    folder, out, _ = finished
+    numbers = json.loads((folder / "r.json").read_text())
+    untouched = numbers["lines"][0]["untouched_rows"]
+    assert untouched >= 7 * 16
+    assert numbers["lines"][2]["untouched_rows"] is None
+    assert f"{untouched:,} of {sum(numbers['tables'].values()):,} packed rows were never updated" in out
+
+
+def test_a_new_run_moves_an_earlier_log_and_one_of_other_epochs_says_how_rates_go_on(tmp_path):
+    path = tmp_path / "f"
+    path.write_text("".join(f"{row % 5} {row % 7}:1 {row % 11 + 7}:1\n" for row in range(400)))
+    arguments = ("--data", path, "--threshold", 2, "--no-memory", "--output", tmp_path / "o", *SMALL)
+    folder = tmp_path / "o" / "packed"
+    code, _, err = run("train", "libfm", *arguments)
+    assert code == 0, err
+    first = (folder / "log.jsonl").read_text().splitlines()
+    code, _, err = run("train", "libfm", *arguments, "--resume", "--epochs", 3, "--patience", 9)
+    assert code == 0, err
+    assert "the checkpoint is of a run of 2 epochs; from here on, rates are those of a run of 3." in err
+    resumed = (folder / "log.jsonl").read_text()
+    assert resumed.splitlines()[:2] == first
+    assert len(resumed.splitlines()) == 3
+    code, _, err = run("train", "libfm", *arguments)
+    assert code == 0, err
+    assert f"the log of an earlier run is kept as {folder / 'log.old.jsonl'}" in err
+    assert (folder / "log.old.jsonl").read_text() == resumed
+    assert len((folder / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_curves_go_to_tensorboard_by_kind(tmp_path):
+    pytest.importorskip("tensorboard")
+    path = tmp_path / "f"
+    path.write_text("".join(f"{row % 5} {row % 7}:1 {row % 11 + 7}:1\n" for row in range(400)))
+    arguments = ("--data", path, "--threshold", 2, "--no-memory", "-q", "--output", tmp_path / "o", *SMALL)
+    code, _, err = run("train", "libfm", *arguments, "--compare", "--tensorboard", tmp_path / "curves")
+    assert (code, err) == (0, "")
+    for kind in ("packed", "fp32"):
+        assert len(list((tmp_path / "curves" / kind).glob("events.out.tfevents.*"))) == 1
 
 
 def test_the_json_holds_the_numbers_of_the_table(finished):
@@ -101,10 +160,13 @@ def test_hashed_libfm_rows_train_quietly(tmp_path):
     path.write_text(
         "".join(f"{rng.integers(1, 6)} {rng.integers(9)}:1 {rng.integers(10, 99)}:0.5\n" for _ in range(900))
     )
-    arguments = ("--data", path, "--threshold", 4, "--hash-rows", 50, "--no-memory", "-q", "--output", tmp_path / "o")
-    code, out, err = run("train", "libfm", *arguments, *SMALL)
+    arguments = ("--data", path, "--threshold", 4, "--hash-rows", 50, "--no-memory", "--output", tmp_path / "o", *SMALL)
+    code, out, err = run("train", "libfm", *arguments, "-q")
     assert (code, err) == (0, "")
     assert "libfm: 1 tables, 50 rows x 32 weights" in out
+    code, _, err = run("train", "libfm", *arguments, "--resume")
+    assert code == 0, err
+    assert "rows are not counted ahead with --hash-rows: rates begin to fall with the second epoch" in err
 
 
 def test_criteo_lines_train(tmp_path):
@@ -141,6 +203,8 @@ MISTAKES = [
         "--threads is 99999999999; it must be at most 1024.",
     ),
     (("train", "libfm", "--data", "x", "--threshold", "nan"), "--threshold is nan; it must be a finite number."),
+    (("train", "libfm", "--data", "x", "--decay", "-1"), "decay is -1.0; it must be a finite number >= 0."),
+    (("train", "libfm", "--data", "x", "--schedule", "step"), "schedule is 'step'; it must be 'cosine' or 'constant'."),
     (("train", "libfm", "--data", "x", "--lr", "nan"), "lr is nan; it must be a finite number >= 0."),
 ]
 

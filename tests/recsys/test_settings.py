@@ -21,6 +21,8 @@ from packedbag.recsys.settings import Settings
         ({"weight_decay": -1.0}, "weight_decay is -1.0; it must be a finite number >= 0"),
         ({"packed_lr": float("inf")}, "packed_lr is inf; it must be a finite number >= 0"),
         ({"fp32_lr": float("nan")}, "fp32_lr is nan; it must be a finite number >= 0"),
+        ({"decay": -0.1}, "decay is -0.1; it must be a finite number >= 0"),
+        ({"schedule": "step"}, "schedule is 'step'; it must be 'cosine' or 'constant'"),
         ({"dropout": 1.0}, r"dropout is 1.0; it must be in \[0, 1\)"),
         ({"seed": -1}, "seed is -1; it must be in 0"),
     ],
@@ -42,10 +44,7 @@ def test_every_other_setting_is_compared():
     for name, value in saved.items():
         if name in ("epochs", "patience"):
             continue
-        other = (7,) if name == "hidden" else value / 2 if isinstance(value, float) and value else value + 0
-        if name == "weight_decay":
-            other = 0.1
-        elif isinstance(value, int):
-            other = value + 1
+        others = {"hidden": (7,), "schedule": "constant", "weight_decay": 0.1}
+        other = others.get(name) or (value / 2 if isinstance(value, float) else value + 1)
         with pytest.raises(CheckpointError, match=f"made with {name}="):
             dataclasses.replace(Settings(), **{name: other}).check_same(saved, "p")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from packedbag.io import safetensors_file
 from packedbag.recsys import checkpoint
 from packedbag.recsys.dataset import Dataset
 from packedbag.recsys.export import export_tables, file_name
+from packedbag.recsys.log import EpochLog
 from packedbag.recsys.settings import Settings
-from packedbag.recsys.trainer import Stopped, Trainer
+from packedbag.recsys.trainer import Trainer
+from packedbag.recsys.watcher import Stopped, Watcher, Watchers
 from tests.recsys.memory_source import MemorySource
 
 SETTINGS = Settings(embedding_dim=32, hidden=(16,), dropout=0.3, batch_size=32, epochs=3, patience=3, packed_lr=0.1)
@@ -28,28 +31,41 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-class Watcher:
+class Told(Watcher):
     """Asks for a stop after ``stop_at`` steps, and keeps what it was told."""
 
     def __init__(self, stop_at=None):
         self.stop_at = stop_at
         self.steps = 0
-        self.scores = []
+        self.epochs = []
 
     def step(self, progress, rows):
         self.steps += 1
 
-    def epoch(self, progress, valid):
-        self.scores.append(valid)
+    def epoch(self, epoch):
+        self.epochs.append(epoch)
 
     def stop_requested(self):
         return self.stop_at is not None and self.steps >= self.stop_at
 
 
-def trainer(folder, kind="packed", settings=SETTINGS, source=None, **kwargs):
-    dataset = Dataset(source or MemorySource(), "random", window_rows=200)
+def trainer(folder, kind="packed", settings=SETTINGS, source=None, hash_rows=None, **kwargs):
+    dataset = Dataset(source or MemorySource(), "random", window_rows=200, hash_rows=hash_rows)
     dataset.prepare()
     return Trainer(kind, dataset, settings, folder, **kwargs)
+
+
+def rates(run, watcher, **kwargs):
+    """Run to the end; return (epoch, rows of the epoch before it, dense rate, rate of the tables) of each step."""
+    found = []
+
+    def step(progress, rows):
+        tables, dense = run.optimizers
+        found.append((progress.epoch, progress.rows - rows, dense.param_groups[0]["lr"], tables.param_groups[0]["lr"]))
+
+    watcher.step = step
+    run.run(watcher, **kwargs)
+    return found
 
 
 def same(a, b):
@@ -67,12 +83,12 @@ def same(a, b):
 @pytest.mark.parametrize("stops", [[7], [15], [1, 1, 20]])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, kind, stops):
     whole = trainer(tmp_path / "whole", kind)
-    expected = whole.run(Watcher())
+    expected = whole.run(Told())
     for number, stop in enumerate(stops):
         with pytest.raises(Stopped):
-            trainer(tmp_path / "parts", kind).run(Watcher(stop), resume=number > 0)
+            trainer(tmp_path / "parts", kind).run(Told(stop), resume=number > 0)
     parts = trainer(tmp_path / "parts", kind)
-    found = parts.run(Watcher(), resume=True)
+    found = parts.run(Told(), resume=True)
     assert same(checkpoint.load(whole.path), checkpoint.load(parts.path))
     assert same(checkpoint.load(whole.best_path), checkpoint.load(parts.best_path))
     assert found.test == expected.test
@@ -82,7 +98,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, kind, s
 def test_a_run_resumed_from_an_older_checkpoint_ends_the_same(tmp_path):
     # What kill -9 leaves: a checkpoint some steps old, and perhaps a best epoch that is newer than it.
     whole = trainer(tmp_path / "a", checkpoint_steps=10)
-    whole.run(Watcher())
+    whole.run(Told())
     killed = trainer(tmp_path / "b", checkpoint_steps=10)
     real_save = killed.save
 
@@ -92,11 +108,120 @@ def test_a_run_resumed_from_an_older_checkpoint_ends_the_same(tmp_path):
             killed.save = lambda: None  # the process lives on, but nothing more reaches the disk
 
     killed.save = save
-    killed.run(Watcher())
+    log = EpochLog(tmp_path / "b")
+    killed.run(log)
     assert checkpoint.load(killed.path)["progress"]["steps"] == 10
+    assert len(log.path.read_text().splitlines()) == 3
     resumed = trainer(tmp_path / "b", checkpoint_steps=10)
-    resumed.run(Watcher(), resume=True)
+    resumed.run(Watchers(Told(), log), resume=True)
     assert same(checkpoint.load(whole.path), checkpoint.load(resumed.path))
+    assert [json.loads(line)["epoch"] for line in log.path.read_text().splitlines()] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("stops", [[7], [25]])
+def test_a_resumed_run_whose_rows_are_not_counted_ahead_ends_the_same(tmp_path, stops):
+    whole = trainer(tmp_path / "whole", hash_rows=50)
+    whole.run(Told())
+    for number, stop in enumerate(stops):
+        with pytest.raises(Stopped):
+            trainer(tmp_path / "parts", hash_rows=50).run(Told(stop), resume=number > 0)
+    parts = trainer(tmp_path / "parts", hash_rows=50)
+    parts.run(Told(), resume=True)
+    assert same(checkpoint.load(whole.path), checkpoint.load(parts.path))
+
+
+@pytest.mark.parametrize("kind", ["packed", "fp32"])
+def test_all_rates_fall_by_a_cosine_over_the_rows_of_the_whole_run(tmp_path, kind):
+    run = trainer(tmp_path, kind)
+    rows = run.dataset.counts[0]
+    start = SETTINGS.packed_lr if kind == "packed" else SETTINGS.fp32_lr
+    found = rates(run, Told())
+    assert len(found) > 30
+    for epoch, before, dense, tables in found:
+        expected = (1 + math.cos(math.pi * (epoch + before / rows) / SETTINGS.epochs)) / 2
+        assert dense == pytest.approx(SETTINGS.lr * expected, rel=1e-12)
+        assert tables == pytest.approx(start * expected, rel=1e-12)
+    assert found[0][2:] == (SETTINGS.lr, start)
+    assert 0 < found[-1][2] < 0.01 * SETTINGS.lr
+
+
+@pytest.mark.parametrize("kind", ["packed", "fp32"])
+def test_constant_rates_stay(tmp_path, kind):
+    run = trainer(tmp_path, kind, dataclasses.replace(SETTINGS, schedule="constant"))
+    start = SETTINGS.packed_lr if kind == "packed" else SETTINGS.fp32_lr
+    assert {step[2:] for step in rates(run, Told())} == {(SETTINGS.lr, start)}
+
+
+def test_where_rows_are_not_counted_ahead_rates_begin_to_fall_with_the_second_epoch(tmp_path):
+    run = trainer(tmp_path, hash_rows=50)
+    assert run.dataset.counts is None
+    found = rates(run, Told())
+    rows = run.progress.epoch_rows
+    assert rows == trainer(tmp_path / "counted").dataset.counts[0]
+    for epoch, before, dense, _ in found:
+        done = (epoch + before / rows if epoch else 0) / SETTINGS.epochs
+        assert dense == pytest.approx(SETTINGS.lr * (1 + math.cos(math.pi * done)) / 2, rel=1e-12)
+
+
+def test_with_more_epochs_a_resumed_run_goes_on_with_the_rates_of_a_run_of_that_many(tmp_path):
+    with pytest.raises(Stopped):
+        trainer(tmp_path).run(Told(20))
+    longer = dataclasses.replace(SETTINGS, epochs=6, patience=6)
+    resumed = trainer(tmp_path, settings=longer)
+    assert resumed.load() == SETTINGS.epochs
+    found = rates(resumed, Told())
+    assert found == rates(trainer(tmp_path / "whole", settings=longer), Told())[20:]
+
+
+def test_an_epoch_reports_what_the_optimizer_says_by_field(tmp_path):
+    class Asking(Told):
+        def epoch(self, epoch):
+            optimizer = run.optimizers[0]
+            told = zip(optimizer.flip_rate(), optimizer.untouched_rows(), optimizer.confidence_histogram(), strict=True)
+            super().epoch((epoch, list(told), optimizer.param_groups[0]["lr"]))
+
+    run, watcher = trainer(tmp_path), Asking()
+    result = run.run(watcher)
+    assert [epoch.number for epoch, _, _ in watcher.epochs] == [1, 2, 3]
+    for epoch, told, rate in watcher.epochs:
+        assert list(epoch.tables) == ["user", "item", "tags"]
+        for table, (flips, untouched, histogram) in zip(epoch.tables.values(), told, strict=True):
+            assert (table.flip_rate, table.untouched_rows) == (flips, untouched)
+            assert table.confidences == histogram.tolist()
+            assert len(table.confidences) == 2 ** (SETTINGS.bits - 1)
+        found = [table.flip_rate for table in epoch.tables.values()]
+        assert 0 < min(found) < epoch.flip_rate < max(found)
+        assert (epoch.lr, epoch.table_lr) == (pytest.approx(rate / 100), rate)
+        assert epoch.resident_bytes > 1e7
+        assert epoch.samples_per_second == pytest.approx(run.dataset.counts[0] / epoch.seconds)
+    # MemorySource's ids are frequent: none of the 16 rows of each table for rare ones is ever used.
+    assert result.untouched_rows == 3 * 16
+    assert watcher.epochs[-1][0].steps == run.progress.steps
+
+
+def test_an_epoch_that_was_interrupted_reports_the_flips_of_all_of_it(tmp_path):
+    expected = Told()
+    trainer(tmp_path / "whole").run(expected)
+    found = Told(20)
+    with pytest.raises(Stopped):
+        trainer(tmp_path / "parts").run(found)
+    found.stop_at = None
+    trainer(tmp_path / "parts").run(found, resume=True)
+    assert [epoch.tables for epoch in found.epochs] == [epoch.tables for epoch in expected.epochs]
+    assert [epoch.flip_rate for epoch in found.epochs] == [epoch.flip_rate for epoch in expected.epochs]
+    assert [epoch.loss for epoch in found.epochs] == [epoch.loss for epoch in expected.epochs]
+
+
+def test_the_fp32_twin_reports_an_epoch_without_tables(tmp_path):
+    watcher = Told()
+    result = trainer(tmp_path, "fp32").run(watcher)
+    assert [(epoch.tables, epoch.flip_rate) for epoch in watcher.epochs] == [({}, None)] * 3
+    assert result.untouched_rows is None
+
+
+def test_decay_reaches_the_tables(tmp_path):
+    run = trainer(tmp_path, settings=dataclasses.replace(SETTINGS, decay=0.5))
+    assert run.optimizers[0].param_groups[0]["decay"] == 0.5
 
 
 def test_the_comparison_of_states_sees_a_single_bit():
@@ -109,17 +234,19 @@ def test_the_comparison_of_states_sees_a_single_bit():
 @pytest.mark.parametrize("kind", ["packed", "fp32"])
 def test_training_learns_what_decides_the_label(tmp_path, kind):
     settings = dataclasses.replace(SETTINGS, epochs=8, patience=8, dropout=0.0, lr=0.01)
-    result = trainer(tmp_path, kind, settings, MemorySource(rows=3000)).run(Watcher())
+    result = trainer(tmp_path, kind, settings, MemorySource(rows=3000)).run(Told())
     # 300 test rows: an untrained model scores 0.5 with a standard deviation of 0.033.
     assert result.test.auc > 0.7
     assert result.table_bytes == (20 + 30 + 8 + 3 * 16) * (4 if kind == "packed" else 128)
 
 
 def test_the_best_epoch_is_tested_not_the_last(tmp_path):
-    watcher = Watcher()
-    run = trainer(tmp_path, settings=dataclasses.replace(SETTINGS, epochs=8, patience=8, lr=0.02))
+    watcher = Told()
+    # Constant rates: the later epochs of so few rows are then the worse ones.
+    settings = dataclasses.replace(SETTINGS, epochs=8, patience=8, lr=0.02, schedule="constant")
+    run = trainer(tmp_path, settings=settings)
     result = run.run(watcher)
-    aucs = [score.auc for score in watcher.scores]
+    aucs = [epoch.valid.auc for epoch in watcher.epochs]
     assert result.best_epoch == int(np.argmax(aucs)) < len(aucs) - 1
     assert result.valid.auc == max(aucs)
     assert run.score(1).auc == max(aucs)
@@ -127,34 +254,34 @@ def test_the_best_epoch_is_tested_not_the_last(tmp_path):
 
 def test_training_ends_when_patience_does(tmp_path):
     settings = dataclasses.replace(SETTINGS, epochs=50, patience=2, lr=0.02)
-    result = trainer(tmp_path, settings=settings).run(Watcher())
+    result = trainer(tmp_path, settings=settings).run(Told())
     assert result.epochs == result.best_epoch + 1 + 2 < 50
 
 
 def test_a_finished_run_resumes_to_the_same_result(tmp_path):
-    first = trainer(tmp_path).run(Watcher())
-    watcher = Watcher()
+    first = trainer(tmp_path).run(Told())
+    watcher = Told()
     again = trainer(tmp_path).run(watcher, resume=True)
     assert watcher.steps == 0
     assert again.test == first.test
 
 
 def test_more_epochs_may_be_added(tmp_path):
-    trainer(tmp_path).run(Watcher())
-    result = trainer(tmp_path, settings=dataclasses.replace(SETTINGS, epochs=4, patience=9)).run(Watcher(), resume=True)
+    trainer(tmp_path).run(Told())
+    result = trainer(tmp_path, settings=dataclasses.replace(SETTINGS, epochs=4, patience=9)).run(Told(), resume=True)
     assert result.epochs == 4
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    trainer(tmp_path).run(Watcher())
+    trainer(tmp_path).run(Told())
     with pytest.raises(CheckpointError, match="made with batch_size=32, this run has batch_size=64"):
-        trainer(tmp_path, settings=dataclasses.replace(SETTINGS, batch_size=64)).run(Watcher(), resume=True)
+        trainer(tmp_path, settings=dataclasses.replace(SETTINGS, batch_size=64)).run(Told(), resume=True)
     with pytest.raises(CheckpointError, match="the checkpoint was made on other data"):
-        trainer(tmp_path, source=MemorySource(seed=3)).run(Watcher(), resume=True)
+        trainer(tmp_path, source=MemorySource(seed=3)).run(Told(), resume=True)
     with pytest.raises(CheckpointError, match="the checkpoint is of a packed model"):
-        trainer(tmp_path, kind="fp32").run(Watcher(), resume=True)
+        trainer(tmp_path, kind="fp32").run(Told(), resume=True)
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
-        trainer(tmp_path / "new").run(Watcher(), resume=True)
+        trainer(tmp_path / "new").run(Told(), resume=True)
 
 
 def test_a_new_run_keeps_the_checkpoint_of_an_earlier_one(tmp_path):
@@ -171,12 +298,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
     run = trainer(tmp_path, kind="fp32")
     run.model.perceptron[-1].bias.data.fill_(float("nan"))
     with pytest.raises(ArgumentError, match=r"the training loss is nan at step 0; it must be finite\. Lower --lr"):
-        run.run(Watcher())
+        run.run(Told())
 
 
 def test_exported_tables_hold_the_trained_words_and_the_ids(tmp_path):
     run = trainer(tmp_path)
-    run.run(Watcher())
+    run.run(Told())
     paths = export_tables(run.model, run.dataset, tmp_path / "tables")
     assert [p.name for p in paths] == ["user.safetensors", "item.safetensors", "tags.safetensors"]
     for path, module, ids in zip(paths, run.model.tables, run.dataset.ids, strict=True):
@@ -190,7 +317,7 @@ def test_exported_tables_hold_the_trained_words_and_the_ids(tmp_path):
 
 def test_an_exported_table_serves_what_the_model_computes(tmp_path):
     run = trainer(tmp_path)
-    run.run(Watcher())
+    run.run(Told())
     table = safetensors_file.load(export_tables(run.model, run.dataset, tmp_path)[2])
     batch = next(run.dataset.batches(2, 16))
     column = batch.columns[2]
