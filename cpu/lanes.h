@@ -19,6 +19,17 @@ struct Lanes {
     Vector v[VECTORS];
 };
 
+inline uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+inline float float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
 #define PB_EACH_VECTOR(i) _Pragma("GCC unroll 8") for (int i = 0; i < VECTORS; ++i)
 
 inline Lanes splat(float x) {

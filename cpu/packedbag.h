@@ -16,7 +16,7 @@
 #endif
 
 // Raised with every change of a struct or of a function below; Python refuses another number.
-#define PB_ABI_VERSION 2
+#define PB_ABI_VERSION 3
 
 enum { PB_SUM = 0, PB_MEAN = 1, PB_MAJORITY = 2, PB_MAX = 3 };
 enum { PB_FLOAT32 = 0, PB_FLOAT16 = 1, PB_BFLOAT16 = 2, PB_INT32 = 3, PB_PACKED = 4 };
@@ -99,6 +99,7 @@ typedef struct {
     void* words;
     void* planes;     // int32 (V, W, bits - 1)
     void* row_state;  // int32 (V), or null without adaptivity
+    void* totals;     // int64 (8): packedbag/core/totals.py
     int64_t dim;
     const void* rows;  // int64 (U), distinct
     int64_t count;     // U
@@ -106,6 +107,8 @@ typedef struct {
     int64_t bits;
     double rate;  // a float32
     int64_t adaptivity;
+    double decay;      // a float32 >= 0
+    double threshold;  // a float32: of votes, or negative for counters
     uint64_t seed;
     int64_t step, table;
 } pb_counter_update_args;

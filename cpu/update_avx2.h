@@ -65,9 +65,26 @@ inline void random_halves(const UpdatePlan& plan, const Unit* units, __m256i* ha
     }
 }
 
+// The steps x of 8 counters, of which `bytes` holds v + 128.
+template <bool SHAPED>
+[[gnu::always_inline]] inline __m256 steps(const UpdatePlan& plan, const Unit& unit, __m256 g, __m128i bytes) {
+    __m256 x = _mm256_mul_ps(_mm256_set1_ps(unit.rate), g);
+    if (!SHAPED) return x;
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    if (plan.votes) {
+        __m256 size = _mm256_andnot_ps(sign, x);
+        __m256 vote = _mm256_or_ps(_mm256_and_ps(sign, x), _mm256_set1_ps(plan.vote));
+        x = _mm256_and_ps(vote, _mm256_cmp_ps(size, _mm256_set1_ps(plan.threshold), _CMP_GT_OQ));
+    }
+    if (plan.decays) {
+        __m256 v = _mm256_sub_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), _mm256_set1_ps(127.5f));
+        x = _mm256_add_ps(x, _mm256_mul_ps(_mm256_set1_ps(unit.shrink), v));
+    }
+    return x;
+}
+
 // How far 8 counters move, and whether up.
-[[gnu::always_inline]] inline __m256i moves(__m256 g, float rate, float limit, __m128i halves, uint32_t* up) {
-    __m256 x = _mm256_mul_ps(_mm256_set1_ps(rate), g);
+[[gnu::always_inline]] inline __m256i moves(__m256 x, float limit, __m128i halves, uint32_t* up) {
     __m256 size = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
     size = _mm256_min_ps(size, _mm256_set1_ps(limit));
     size = _mm256_and_ps(size, _mm256_cmp_ps(x, x, _CMP_ORD_Q));  // sums that overflowed both ways: no direction
@@ -78,32 +95,42 @@ inline void random_halves(const UpdatePlan& plan, const Unit* units, __m256i* ha
     return _mm256_sub_epi32(n, _mm256_castps_si256(_mm256_cmp_ps(h, rest, _CMP_LT_OQ)));
 }
 
-// Move the counters of one word: value v is held as v + 128 in a byte.
+// The counters of one word: value v is held as v + 128 in a byte.
 template <int BITS>
-[[gnu::always_inline]] inline void move_word(Word* word, Word* planes, __m256i distance, uint32_t up, uint32_t tail) {
-    const __m256i negative = _mm256_set1_epi8(0x7F);
-    __m256i m = _mm256_xor_si256(Isa::expand(*word), negative);
+[[gnu::always_inline]] inline __m256i read_word(const Word* word, const Word* planes) {
+    __m256i m = _mm256_xor_si256(Isa::expand(*word), _mm256_set1_epi8(0x7F));
 #pragma GCC unroll 8
     for (int p = 0; p + 1 < BITS; ++p)
         m = _mm256_xor_si256(m, _mm256_and_si256(Isa::expand(planes[p]), _mm256_set1_epi8(static_cast<char>(1 << p))));
+    return m;
+}
+
+// Move the counters `m` of one word; return how many signs changed.
+template <int BITS>
+[[gnu::always_inline]] inline int64_t move_word(Word* word, Word* planes, __m256i m, __m256i distance, uint32_t up,
+                                                uint32_t tail) {
     __m256i v = _mm256_blendv_epi8(_mm256_subs_epu8(m, distance), _mm256_adds_epu8(m, distance), Isa::expand(up));
     if (BITS < 8) {  // 8 bits fill the byte: it saturates by itself
         v = _mm256_max_epu8(v, _mm256_set1_epi8(static_cast<char>(128 - (1 << (BITS - 1)))));
         v = _mm256_min_epu8(v, _mm256_set1_epi8(static_cast<char>(127 + (1 << (BITS - 1)))));
     }
-    *word = static_cast<uint32_t>(_mm256_movemask_epi8(v)) & tail;
+    const uint32_t now = static_cast<uint32_t>(_mm256_movemask_epi8(v)) & tail;
+    const int flips = __builtin_popcount((*word ^ now) & tail);
+    *word = now;
     __m256i sign = _mm256_cmpgt_epi8(_mm256_setzero_si256(), v);
-    m = _mm256_xor_si256(v, _mm256_xor_si256(sign, negative));
+    m = _mm256_xor_si256(v, _mm256_xor_si256(sign, _mm256_set1_epi8(0x7F)));
 #pragma GCC unroll 8
     for (int p = 0; p + 1 < BITS; ++p)
         planes[p] = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_slli_epi16(m, 7 - p))) & tail;
+    return flips;
 }
 
-template <int BITS>
-void update_units_of(const UpdatePlan& plan, const Unit* units, int64_t count) {
+template <int BITS, bool SHAPED>
+int64_t update_units_of(const UpdatePlan& plan, const Unit* units, int64_t count) {
     __m256i halves[2 * UNITS];
     random_halves(plan, units, halves);
     constexpr float limit = 1 << BITS;
+    int64_t flips = 0;
     for (int64_t i = 0; i < count; ++i) {
         const Unit& unit = units[i];
         const float* grad = reinterpret_cast<const float*>(unit.grad);
@@ -113,31 +140,38 @@ void update_units_of(const UpdatePlan& plan, const Unit* units, int64_t count) {
             memcpy(last, grad, static_cast<size_t>(unit.columns) * 4);
             grad = last;
         }
+        int64_t at = static_cast<int64_t>(unit.row) * plan.width + unit.word;
+        Word *word = plan.words + at, *planes = plan.planes + at * (BITS - 1);
+        __m256i m = read_word<BITS>(word, planes);
         __m256i n[4];
         uint32_t up = 0;
 #pragma GCC unroll 4
         for (int k = 0; k < 4; ++k) {
             __m256i pair = halves[2 * i + k / 2];
+            __m128i bytes = k < 2 ? _mm256_castsi256_si128(m) : _mm256_extracti128_si256(m, 1);
             uint32_t here;
-            n[k] = moves(_mm256_loadu_ps(grad + 8 * k), unit.rate, limit,
-                         k % 2 ? _mm256_extracti128_si256(pair, 1) : _mm256_castsi256_si128(pair), &here);
+            __m256 x = steps<SHAPED>(plan, unit, _mm256_loadu_ps(grad + 8 * k), k % 2 ? _mm_srli_si128(bytes, 8) : bytes);
+            n[k] = moves(x, limit, k % 2 ? _mm256_extracti128_si256(pair, 1) : _mm256_castsi256_si128(pair), &here);
             up |= here << (8 * k);
         }
         // Packing works within 128-bit lanes; the permutation puts the groups of four columns in order.
         __m256i packed = _mm256_packus_epi16(_mm256_packus_epi32(n[0], n[1]), _mm256_packus_epi32(n[2], n[3]));
         __m256i distance = _mm256_permutevar8x32_epi32(packed, _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0));
-        int64_t at = static_cast<int64_t>(unit.row) * plan.width + unit.word;
-        move_word<BITS>(plan.words + at, plan.planes + at * (BITS - 1), distance, up, unit_tail(unit));
+        flips += move_word<BITS>(word, planes, m, distance, up, unit_tail(unit));
     }
+    return flips;
 }
 
-template <int BITS>
-void update_batch_of(const UpdatePlan& plan, const Unit* units, int64_t count) {
-    for (int64_t i = 0; i < count; i += UNITS) update_units_of<BITS>(plan, units + i, count - i < UNITS ? count - i : UNITS);
+template <int BITS, bool SHAPED>
+int64_t update_batch_of(const UpdatePlan& plan, const Unit* units, int64_t count) {
+    int64_t flips = 0;
+    for (int64_t i = 0; i < count; i += UNITS)
+        flips += update_units_of<BITS, SHAPED>(plan, units + i, count - i < UNITS ? count - i : UNITS);
+    return flips;
 }
 
-inline void update_units(const UpdatePlan& plan, const Unit* units, int64_t count) {
-    PB_FOR_BITS(plan.bits, update_batch_of, plan, units, count)
+inline int64_t update_units(const UpdatePlan& plan, const Unit* units, int64_t count) {
+    PB_FOR_PLAN(plan, update_batch_of, plan, units, count)
 }
 
 }  // namespace

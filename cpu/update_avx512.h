@@ -118,71 +118,114 @@ inline __m512i wild_distances(float rate, __m512 g, __m256i halves, int bits) {
     return _mm512_mask_sub_epi32(n, _mm512_cmp_ps_mask(h, rest, _CMP_LT_OQ), n, _mm512_set1_epi32(-1));
 }
 
-// How far the 32 counters of a word move, in halfwords, at most 2^bits - 1, which takes any counter from end to
-// end; and which of them move up.
-[[gnu::always_inline]] inline __m512i distances(const Unit& unit, __m512i halves, int bits, uint32_t* up) {
+// Distances from steps in units of 2^-16, of columns 0..15 and 16..31, which `factor` makes of `low` and `high`.
+[[gnu::always_inline]] inline __m512i rounded(__m512 factor, __m512 low, __m512 high, __m512i halves, int bits) {
     const __m512i zero = _mm512_setzero_si512();
-    uint32_t tail = unit_tail(unit);
-    // A masked load reads nothing behind the row's last float.
-    __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(tail), unit.grad);
-    __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(tail >> 16), unit.grad + 16);
-    *up = _mm512_movepi32_mask(_mm512_castps_si512(low));
-    *up |= static_cast<uint32_t>(_mm512_movepi32_mask(_mm512_castps_si512(high))) << 16;
-    if (__builtin_expect(!unit.tame, 0)) {
-        __m512i a = wild_distances(unit.rate, low, _mm512_castsi512_si256(halves), bits);
-        __m512i b = wild_distances(unit.rate, high, _mm512_extracti64x4_epi64(halves, 1), bits);
-        return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(a)), _mm512_cvtepi32_epi16(b), 1);
-    }
-    __m512 rate = _mm512_set1_ps(unit.rate * 65536.0f);
     __m512 limit = _mm512_set1_ps(static_cast<float>(((1 << bits) - 1) << 16));
     // Columns 8q..8q+3 and 8q+4..8q+7 apart, as the halfwords are unpacked; packing brings them together again.
-    __m512i a = quanta(rate, _mm512_shuffle_f32x4(low, high, 0x88), limit);
-    __m512i b = quanta(rate, _mm512_shuffle_f32x4(low, high, 0xDD), limit);
+    __m512i a = quanta(factor, _mm512_shuffle_f32x4(low, high, 0x88), limit);
+    __m512i b = quanta(factor, _mm512_shuffle_f32x4(low, high, 0xDD), limit);
     halves = _mm512_xor_si512(halves, _mm512_set1_epi32(-1));
     a = _mm512_srli_epi32(_mm512_add_epi32(a, _mm512_unpacklo_epi16(halves, zero)), 16);
     b = _mm512_srli_epi32(_mm512_add_epi32(b, _mm512_unpackhi_epi16(halves, zero)), 16);
     return _mm512_packs_epi32(a, b);
 }
 
-// Move the counters of one word: value v is held as v + 128 in a byte.
+inline uint32_t signs(__m512 low, __m512 high) {
+    return _mm512_movepi32_mask(_mm512_castps_si512(low)) |
+           static_cast<uint32_t>(_mm512_movepi32_mask(_mm512_castps_si512(high))) << 16;
+}
+
+// The steps of 16 counters that vote or decay; `bytes` holds their v + 128. 0 where there is no direction.
+[[gnu::always_inline]] inline __m512 shaped(const UpdatePlan& plan, const Unit& unit, __m512 g, __m128i bytes) {
+    __m512 x = _mm512_mul_ps(_mm512_set1_ps(unit.rate), g);
+    if (plan.votes) {
+        __mmask16 votes = _mm512_cmp_ps_mask(_mm512_abs_ps(x), _mm512_set1_ps(plan.threshold), _CMP_GT_OQ);
+        __m512 sign = _mm512_and_ps(x, _mm512_set1_ps(-0.0f));
+        x = _mm512_maskz_or_ps(votes, sign, _mm512_set1_ps(plan.vote));
+    }
+    if (plan.decays) {
+        __m512 v = _mm512_sub_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), _mm512_set1_ps(127.5f));
+        x = _mm512_add_ps(x, _mm512_mul_ps(_mm512_set1_ps(unit.shrink), v));
+    }
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x);
+}
+
+// How far the 32 counters of a word move, in halfwords, at most 2^bits - 1, which takes any counter from end to
+// end; and which of them move up. `bytes` holds the counters, as `read_word` gives them.
+template <int BITS, bool SHAPED>
+[[gnu::always_inline]] inline __m512i distances(const UpdatePlan& plan, const Unit& unit, __m256i bytes, __m512i halves,
+                                                uint32_t* up) {
+    uint32_t tail = unit_tail(unit);
+    // A masked load reads nothing behind the row's last float.
+    __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(tail), unit.grad);
+    __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(tail >> 16), unit.grad + 16);
+    if (SHAPED) {
+        low = shaped(plan, unit, low, _mm256_castsi256_si128(bytes));
+        high = shaped(plan, unit, high, _mm256_extracti128_si256(bytes, 1));
+        *up = signs(low, high);
+        return rounded(_mm512_set1_ps(65536.0f), low, high, halves, BITS);
+    }
+    *up = signs(low, high);
+    if (__builtin_expect(!unit.tame, 0)) {
+        __m512i a = wild_distances(unit.rate, low, _mm512_castsi512_si256(halves), BITS);
+        __m512i b = wild_distances(unit.rate, high, _mm512_extracti64x4_epi64(halves, 1), BITS);
+        return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(a)), _mm512_cvtepi32_epi16(b), 1);
+    }
+    return rounded(_mm512_set1_ps(unit.rate * 65536.0f), low, high, halves, BITS);
+}
+
+// The counters of one word: value v is held as v + 128 in a byte.
 template <int BITS>
-[[gnu::always_inline]] inline void move_word(Word* word, Word* planes, __m256i distance, uint32_t up, uint32_t tail) {
-    const __m256i positive = _mm256_set1_epi8(static_cast<char>(0x80)), negative = _mm256_set1_epi8(0x7F);
-    __m256i v = _mm256_mask_blend_epi8(*word, negative, positive);
+[[gnu::always_inline]] inline __m256i read_word(const Word* word, const Word* planes) {
     __m256i m = _mm256_setzero_si256();
 #pragma GCC unroll 8
     for (int p = 0; p + 1 < BITS; ++p)
         m = _mm256_mask_add_epi8(m, planes[p], m, _mm256_set1_epi8(static_cast<char>(1 << p)));
-    v = _mm256_xor_si256(v, m);  // m + 128, or 127 - m
+    const __m256i positive = _mm256_set1_epi8(static_cast<char>(0x80)), negative = _mm256_set1_epi8(0x7F);
+    return _mm256_xor_si256(_mm256_mask_blend_epi8(*word, negative, positive), m);  // m + 128, or 127 - m
+}
+
+// Move the counters `v` of one word; return how many signs changed.
+template <int BITS>
+[[gnu::always_inline]] inline int64_t move_word(Word* word, Word* planes, __m256i v, __m256i distance, uint32_t up,
+                                                uint32_t tail) {
+    const __m256i positive = _mm256_set1_epi8(static_cast<char>(0x80)), negative = _mm256_set1_epi8(0x7F);
     v = _mm256_mask_adds_epu8(_mm256_subs_epu8(v, distance), up, v, distance);
     if (BITS < 8) {  // 8 bits fill the byte: it saturates by itself
         v = _mm256_max_epu8(v, _mm256_set1_epi8(static_cast<char>(128 - (1 << (BITS - 1)))));
         v = _mm256_min_epu8(v, _mm256_set1_epi8(static_cast<char>(127 + (1 << (BITS - 1)))));
     }
     uint32_t sign = _mm256_movepi8_mask(v);
-    m = _mm256_xor_si256(v, _mm256_mask_blend_epi8(sign, negative, positive));
+    __m256i m = _mm256_xor_si256(v, _mm256_mask_blend_epi8(sign, negative, positive));
 #pragma GCC unroll 8
     for (int p = 0; p + 1 < BITS; ++p)
         planes[p] = _mm256_test_epi8_mask(m, _mm256_set1_epi8(static_cast<char>(1 << p))) & tail;
+    const int flips = __builtin_popcount((*word ^ sign) & tail);
     *word = sign & tail;
+    return flips;
 }
 
-template <int BITS>
-void update_units_of(const UpdatePlan& plan, const Unit* units, int64_t count) {
+template <int BITS, bool SHAPED>
+int64_t update_units_of(const UpdatePlan& plan, const Unit* units, int64_t count) {
     __m512i halves[BATCH];
     random_halves(plan, units, halves);
+    __m256i bytes[BATCH];
     uint32_t up[BATCH];
-    for (int64_t i = 0; i < count; ++i) halves[i] = distances(units[i], halves[i], BITS, &up[i]);
+    int64_t flips = 0;
+    auto at = [&](int64_t i) { return static_cast<int64_t>(units[i].row) * plan.width + units[i].word; };
     for (int64_t i = 0; i < count; ++i) {
-        const Unit& unit = units[i];
-        int64_t at = static_cast<int64_t>(unit.row) * plan.width + unit.word;
-        move_word<BITS>(plan.words + at, plan.planes + at * (BITS - 1), _mm512_cvtepi16_epi8(halves[i]), up[i],
-                        unit_tail(unit));
+        bytes[i] = read_word<BITS>(plan.words + at(i), plan.planes + at(i) * (BITS - 1));
+        halves[i] = distances<BITS, SHAPED>(plan, units[i], bytes[i], halves[i], &up[i]);
     }
+    for (int64_t i = 0; i < count; ++i)
+        flips += move_word<BITS>(plan.words + at(i), plan.planes + at(i) * (BITS - 1), bytes[i],
+                                 _mm512_cvtepi16_epi8(halves[i]), up[i], unit_tail(units[i]));
+    return flips;
 }
 
-inline void update_units(const UpdatePlan& plan, const Unit* units, int64_t count) {
-    PB_FOR_BITS(plan.bits, update_units_of, plan, units, count)
+inline int64_t update_units(const UpdatePlan& plan, const Unit* units, int64_t count) {
+    PB_FOR_PLAN(plan, update_units_of, plan, units, count)
 }
 
 }  // namespace

@@ -2,18 +2,13 @@
 // rounding and the counters themselves, comes from update_plain.h, update_avx2.h or update_avx512.h.
 #pragma once
 
-#include <float.h>
-#include <math.h>
-
 #include "gradient_kernel.h"
+#include "row_state.h"
 #include "update_units.h"
 
 namespace packedbag {
 namespace {
 
-constexpr uint32_t TOUCHES = 0xFF;  // low bits of a row's state word: how often it was touched
-constexpr uint32_t MAX_TOUCHES = 100;
-constexpr float EPSILON = 1e-8f;
 constexpr int64_t BLOCK_ROWS = 16;  // worked on together, while the next as many are fetched: about 1 us
 constexpr int64_t BLOCK_FLOATS = STEP_COLUMNS;  // gradients of a block that have to be summed: 8 KB of L1
 constexpr float TAME_RATE = 0x1p40f;
@@ -26,25 +21,6 @@ inline float mean_square(const Float* grad, int64_t dim) {
         squares = squares + g * g;
     }
     return sum_lanes(squares) / static_cast<float>(dim);
-}
-
-// Update a row's state word and return what to divide the rate by.
-inline float row_statistic(const pb_counter_update_args& args, uint32_t& state, float q) {
-    q = q < FLT_MAX ? q : FLT_MAX;  // the statistic stays finite whatever the gradient
-    uint32_t touches = (state & TOUCHES) + 1 < MAX_TOUCHES ? (state & TOUCHES) + 1 : MAX_TOUCHES;
-    uint32_t kept = state & ~TOUCHES;
-    float old;
-    memcpy(&old, &kept, 4);
-    float now;
-    if (args.adaptivity == PB_EMA) {
-        now = old + (q - old) / static_cast<float>(touches);
-    } else {
-        now = old + q < FLT_MAX ? old + q : FLT_MAX;
-    }
-    uint32_t bits;
-    memcpy(&bits, &now, 4);
-    state = (bits & ~TOUCHES) | touches;
-    return now;
 }
 
 // Ask for the lines of `count` words that will be changed; they may start anywhere in a line of 16 words.
@@ -65,8 +41,10 @@ template <class Row, class Gradient>
     Word* words = static_cast<Word*>(args.words);
     Word* planes = static_cast<Word*>(args.planes);
     const UpdatePlan plan(args);
+    const RowRule rule(args);
+    Totals totals;
     const Float* grads[BLOCK_ROWS];
-    float rates[BLOCK_ROWS];
+    float rates[BLOCK_ROWS], shrinks[BLOCK_ROWS];
     bool tame[BLOCK_ROWS];
     auto fetch = [&](int64_t i) __attribute__((always_inline)) {
         if (i >= last) return;
@@ -82,15 +60,16 @@ template <class Row, class Gradient>
         float q = 0;
         for (int64_t i = 0; i < count; ++i) {
             if (i == 0 || grads[i] != grads[i - 1]) q = mean_square(grads[i], args.dim);  // else the same bag's
-            float rate = static_cast<float>(args.rate);
+            rates[i] = rule.rate;
+            shrinks[i] = rule.shrink;
             if (states) {
                 Word& kept = states[row(start + i)];
                 uint32_t state = kept;
-                rate = rate / (sqrtf(row_statistic(args, state, q)) + EPSILON);
+                rule.touch(state, static_cast<uint64_t>(row(start + i)), q, rates[i], shrinks[i]);
+                totals.count_state(state);
                 kept = state;
             }
-            rates[i] = rate;
-            tame[i] = q < FLT_MAX && rate < TAME_RATE;
+            tame[i] = q < FLT_MAX && rates[i] < TAME_RATE;
         }
         Unit units[BATCH] = {};  // those behind the last hold rows of before, whose numbers nobody uses
         int waiting = 0;
@@ -98,15 +77,16 @@ template <class Row, class Gradient>
             fetch(start + block + i);
             for (int64_t word = 0; word < width; ++word) {
                 units[waiting++] = {static_cast<uint64_t>(row(start + i)), word, args.dim - word * 32,
-                                    grads[i] + word * 32, rates[i], tame[i]};
+                                    grads[i] + word * 32, rates[i], shrinks[i], tame[i]};
                 if (waiting == BATCH) {
-                    update_units(plan, units, BATCH);
+                    totals.flips += update_units(plan, units, BATCH);
                     waiting = 0;
                 }
             }
         }
-        if (waiting) update_units(plan, units, waiting);
+        if (waiting) totals.flips += update_units(plan, units, waiting);
     }
+    totals.add_to(args.totals, last - first);
 }
 
 void counter_update_kernel(const pb_counter_update_args& args, int64_t first, int64_t last) {

@@ -18,6 +18,7 @@ struct Unit {
     int64_t word, columns;  // columns from this word on: 32 or more where it is full
     const Float* grad;
     float rate;
+    float shrink;  // by how much of itself the confidence shrinks
     bool tame;  // no product of rate and gradient leaves float32's range, even 2^16 times as large
 };
 
@@ -27,6 +28,9 @@ struct UpdatePlan {
     Word* planes;
     int64_t width;
     int bits;
+    bool is_shaped;  // steps are votes, or confidences shrink: more than a rate times a gradient
+    bool votes, decays;
+    float threshold, vote;  // a vote's weight
     uint32_t step, table;  // table << 16
     // Philox's key of each round, from Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3",
     // SC 2011.
@@ -37,6 +41,11 @@ struct UpdatePlan {
           planes(static_cast<Word*>(args.planes)),
           width((args.dim + 31) / 32),
           bits(static_cast<int>(args.bits)),
+          is_shaped(args.threshold >= 0 || args.decay > 0),
+          votes(args.threshold >= 0),
+          decays(args.decay > 0),
+          threshold(static_cast<float>(args.threshold)),
+          vote(static_cast<float>(args.rate)),
           step(static_cast<uint32_t>(args.step)),
           table(static_cast<uint32_t>(args.table) << 16) {
         for (uint32_t round = 0; round < PHILOX_ROUNDS; ++round) {
@@ -46,17 +55,17 @@ struct UpdatePlan {
     }
 };
 
-// Call a function template with the number of bits as its argument.
-#define PB_FOR_BITS(bits, function, ...)          \
-    switch (bits) {                               \
-        case 1: return function<1>(__VA_ARGS__);  \
-        case 2: return function<2>(__VA_ARGS__);  \
-        case 3: return function<3>(__VA_ARGS__);  \
-        case 4: return function<4>(__VA_ARGS__);  \
-        case 5: return function<5>(__VA_ARGS__);  \
-        case 6: return function<6>(__VA_ARGS__);  \
-        case 7: return function<7>(__VA_ARGS__);  \
-        default: return function<8>(__VA_ARGS__); \
+// Call a function template with the number of bits, and whether steps are shaped, as its arguments.
+#define PB_FOR_PLAN(plan, function, ...)                                                                        \
+    switch ((plan).bits) {                                                                                      \
+        case 1: return (plan).is_shaped ? function<1, true>(__VA_ARGS__) : function<1, false>(__VA_ARGS__);  \
+        case 2: return (plan).is_shaped ? function<2, true>(__VA_ARGS__) : function<2, false>(__VA_ARGS__);  \
+        case 3: return (plan).is_shaped ? function<3, true>(__VA_ARGS__) : function<3, false>(__VA_ARGS__);  \
+        case 4: return (plan).is_shaped ? function<4, true>(__VA_ARGS__) : function<4, false>(__VA_ARGS__);  \
+        case 5: return (plan).is_shaped ? function<5, true>(__VA_ARGS__) : function<5, false>(__VA_ARGS__);  \
+        case 6: return (plan).is_shaped ? function<6, true>(__VA_ARGS__) : function<6, false>(__VA_ARGS__);  \
+        case 7: return (plan).is_shaped ? function<7, true>(__VA_ARGS__) : function<7, false>(__VA_ARGS__);  \
+        default: return (plan).is_shaped ? function<8, true>(__VA_ARGS__) : function<8, false>(__VA_ARGS__); \
     }
 
 inline uint32_t unit_tail(const Unit& unit) {

@@ -21,12 +21,6 @@ constexpr int RUN_ROWS = 64, QUAD = 4;
 constexpr float LARGEST_FACTOR = 0x1p120f, SMALLEST_FACTOR = 0x1p-100f;
 constexpr int TILE_WORDS = Isa::SUMS_BY_TABLE ? 8 : 1;  // words of a row that are summed at once
 
-inline uint32_t bits_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return bits;
-}
-
 struct Run {
     const Word* rows[RUN_ROWS];
     int64_t first, last;                  // entries

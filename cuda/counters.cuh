@@ -2,16 +2,26 @@
 enum { PLAIN = 0, EMA = 1, ADAGRAD = 2 };
 #define LARGEST 3.402823466e38f
 #define EPSILON 1e-8f
+#define MOST 0.125f  // of a confidence is lost at a touch at most
 
 // The row's statistic S after this touch, from the sum of squares of its gradient; `state` becomes its new state word.
-__device__ __forceinline__ float touch(u32 &state, float squares, u32 dim, int adaptivity) {
-  const u32 before = state & 0xffu, touches = before + 1u < 100u ? before + 1u : 100u;
-  const float old = __uint_as_float(state & ~0xffu), mean = squares / (float)dim;
+__device__ __forceinline__ float touch(u32 &state, float squares, u32 dim, int adaptivity, u32 random) {
+  const u32 code = touched(state & TOUCHES, random), averaged = code < 100u ? code : 100u;  // codes to 128 are exact
+  const float old = __uint_as_float(state & ~TOUCHES), mean = squares / (float)dim;
   const float q = mean < LARGEST ? mean : LARGEST;
   const float added = old + q;
-  const float now = adaptivity == EMA ? old + (q - old) / (float)touches : (added < LARGEST ? added : LARGEST);
-  state = (__float_as_uint(now) & ~0xffu) | touches;
+  const float now = adaptivity == EMA ? old + (q - old) / (float)averaged : (added < LARGEST ? added : LARGEST);
+  state = (__float_as_uint(now) & ~TOUCHES) | code;
   return now;
+}
+
+// The part of its counters' distance to a flip that a row loses: decay falls due at each of `step` + 1 steps, but is
+// only done when the row is touched. `root`: what its gradients are divided by.
+__device__ __forceinline__ float shrink_of(float statistic, float root, u32 code, float decay, float typical,
+                                           u32 step) {
+  const float overdue = (float)((u64)step + 1u) / (float)touches_of(code);
+  const float due = decay * sqrtf(typical) * overdue / root;
+  return statistic > 0.0f ? (due > MOST ? MOST : due) : 0.0f;
 }
 
 // x, rounded to an integer by 16 random bits, at most 2^bits in size; 0 where it is NaN.
@@ -23,14 +33,17 @@ __device__ __forceinline__ int rounded_step(float x, u32 random, int bits) {
   return x < 0.0f ? -n : n;
 }
 
-// Updates 32 counters, one a lane. `planes` are the k - 1 words of confidence, consecutive. All lanes must call.
-__device__ __forceinline__ void update_word(u32 *word, u32 *planes, int step, int bits, u32 mask, u32 lane) {
+// Moves 32 counters, one a lane, by -x, and nearer to a flip by `shrink` of their distance to it. `planes` are the
+// k - 1 words of confidence, consecutive. All lanes must call. Returns how many bits of the word flipped.
+__device__ __forceinline__ u32 update_word(u32 *word, u32 *planes, float x, float shrink, u32 random, int bits,
+                                           u32 mask, u32 lane) {
   const int half = 1 << (bits - 1);
   const u32 old = *word, mine = lane + 1u < (u32)bits ? planes[lane] : 0u;
   int m = 0;
   for (int p = 0; p + 1 < bits; p++) m |= (int)((__shfl_sync(WHOLE_WARP, mine, p) >> lane) & 1u) << p;
   int v = (old >> lane) & 1u ? m : ~m;
-  v -= step;
+  if (shrink != 0.0f) x = x + shrink * ((float)v + 0.5f);
+  v -= rounded_step(x, random, bits);
   v = v < -half ? -half : (v > half - 1 ? half - 1 : v);
   const u32 bit = __ballot_sync(WHOLE_WARP, v >= 0) & mask;
   m = v >= 0 ? v : ~v;
@@ -42,4 +55,5 @@ __device__ __forceinline__ void update_word(u32 *word, u32 *planes, int step, in
   if (lane + 1u < (u32)bits) planes[lane] = changed;
   __syncwarp();  // all lanes have read the word
   if (lane == 0) *word = bit;
+  return (u32)__popc((old ^ bit) & mask);
 }

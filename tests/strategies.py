@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from packedbag.core import totals
 from packedbag.core.layout import tail_mask, words_per_row
 from packedbag.core.modes import MODES
 
@@ -217,6 +218,7 @@ class Counters:
     words: np.ndarray
     planes: np.ndarray
     row_state: np.ndarray | None
+    totals: np.ndarray
     rows: np.ndarray
     grad: np.ndarray
     bits: int
@@ -225,19 +227,24 @@ class Counters:
     seed: int
     step: int
     table: int
+    decay: float = 0.0
+    threshold: float = -1.0
 
-    def call(self, backend: Any, words: Any, planes: Any, row_state: Any, rows: Any, grad: Any) -> None:
+    def call(self, backend: Any, words: Any, planes: Any, row_state: Any, totals: Any, rows: Any, grad: Any) -> None:
         """Call ``backend.counter_update`` with these arrays, which stand for this case's, and its other arguments."""
         backend.counter_update(
             words,
             planes,
             row_state,
+            totals,
             rows,
             grad,
             embedding_dim=int(self.grad.shape[1]),
             bits=self.bits,
             rate=self.rate,
             adaptivity=self.adaptivity,
+            decay=self.decay,
+            threshold=self.threshold,
             seed=self.seed,
             step=self.step,
             table=self.table,
@@ -245,11 +252,20 @@ class Counters:
 
 
 def make_row_state(rng: np.random.Generator, rows: int) -> np.ndarray:
-    """Return state words (rows,) int32: never touched, touched now and then, and touched 100 times."""
-    touches = rng.choice(np.array([0, 1, 2, 7, 98, 99, 100], np.uint32), rows)
+    """Return state words (rows,) int32: never touched, touched now and then, often, and more often than can be told."""
+    touches = rng.choice(np.array([0, 1, 2, 7, 98, 99, 100, 127, 128, 135, 170, 254, 255], np.uint32), rows)
     statistic = (10.0 ** rng.uniform(-30, 10, rows)).astype(np.float32)
     word = (statistic.view(np.uint32) & np.uint32(0xFFFFFF00)) | touches
     return np.where(touches == 0, np.uint32(0), word).view(np.int32)
+
+
+def make_totals(rng: np.random.Generator) -> np.ndarray:
+    """Return totals (FIELDS,) int64 of a table that was updated before, or never."""
+    found = totals.new()
+    if rng.random() < 0.75:
+        found[:] = rng.integers(0, 2**40, len(found))
+        found[totals.TYPICAL] = (10.0 ** rng.uniform(-30, 10, 1)).astype(np.float32).view(np.uint32)[0]
+    return found
 
 
 @st.composite
@@ -269,6 +285,7 @@ def counters(draw: st.DrawFn, *, dims: st.SearchStrategy[int] = dims) -> Counter
         words=make_words(rng, rows, dim),
         planes=planes.view(np.int32),
         row_state=make_row_state(rng, rows) if adaptivity else None,
+        totals=make_totals(rng),
         rows=touched.astype(np.int64),
         grad=make_gradient(rng, (len(touched), dim), draw(st.sampled_from(GRADIENTS))),
         bits=bits,
@@ -277,4 +294,6 @@ def counters(draw: st.DrawFn, *, dims: st.SearchStrategy[int] = dims) -> Counter
         seed=draw(st.integers(0, 2**64 - 1)),
         step=draw(st.sampled_from((0, 1, 12345, 2**32 - 1))),
         table=draw(st.sampled_from((0, 3, 65535))),
+        decay=float(np.float32(draw(st.sampled_from((0.0, 0.0, 1e-3, 0.3, 1e30))))),
+        threshold=float(np.float32(draw(st.sampled_from((-1.0, -1.0, 0.0, 1.3, np.inf))))),
     )

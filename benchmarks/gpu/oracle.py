@@ -11,6 +11,7 @@ import torch
 
 import packedbag
 from packedbag import backends
+from packedbag.core import totals
 from packedbag.optim import CounterSGD
 
 #: Rows of a batch that are compared, and rows outside it that must stay.
@@ -44,12 +45,16 @@ class Window:
 
 @dataclass
 class Rows:
-    """Some rows of a table and of its training state, on the host: words (n, W), planes (n, W, k - 1), state (n,)."""
+    """Some rows of a table and of its training state, on the host: words (n, W), planes (n, W, k - 1), state (n,).
+
+    ``totals`` (FIELDS,) are the whole table's, so those of the oracle, which updates only these rows, are others.
+    """
 
     numbers: npt.NDArray[np.int64]
     words: npt.NDArray[np.int32]
     planes: npt.NDArray[np.int32]
     state: npt.NDArray[np.int32]
+    totals: npt.NDArray[np.int64]
 
     @classmethod
     def read(cls, numbers: torch.Tensor, module: packedbag.PackedEmbeddingBag, optimizer: CounterSGD) -> Rows:
@@ -59,10 +64,12 @@ class Rows:
         state = optimizer.state.get(module.anchor)
         if state:
             planes, row_state = state["planes"][numbers].cpu().numpy(), state["row_state"][numbers].cpu().numpy()
+            added = state["totals"].cpu().numpy()
         else:
             planes = np.zeros((*words.shape, bits - 1), np.int32)
             row_state = np.zeros(len(words), np.int32)
-        return cls(numbers.cpu().numpy(), words, planes, row_state)
+            added = totals.new()
+        return cls(numbers.cpu().numpy(), words, planes, row_state, added)
 
     def differs(self, other: Rows) -> int:
         """Return how many rows are not the same in both."""
@@ -91,7 +98,7 @@ def updated(
         before: rows, some of which occur in ``indices``; the others stay.
         indices: (B, L), the batch.
         grad: (B, D) float32, the gradient of the output.
-        options: the optimizer's group: bits, lr, adaptivity, seed.
+        options: the optimizer's group: bits, lr, adaptivity, decay, seed.
         step: updates that were done before it.
     """
     reference = backends.get("reference")
@@ -102,15 +109,20 @@ def updated(
     numbers, starts, order = reference.merge(rows)
     factors = dict.fromkeys(("weights", "scale", "counts", "columns"))
     sums = reference.sum_rows(lines, np.arange(len(lines)), order, starts, factor=1.0, **factors)
-    after = Rows(before.numbers, before.words.copy(), before.planes.copy(), before.state.copy())
+    copies = (x.copy() for x in (before.words, before.planes, before.state, before.totals))
+    after = Rows(before.numbers, *copies)
+    totals.fold(after.totals)
     reference.counter_update(
         *(Window(after.numbers, values) for values in (after.words, after.planes, after.state)),
+        after.totals,
         numbers,
         sums,
         embedding_dim=dim,
         bits=options["bits"],
         rate=float(np.float32(float(options["lr"]) * 2 ** (options["bits"] - 1))),
         adaptivity=options["adaptivity"],
+        decay=float(np.float32(float(options["lr"]) * float(options["decay"]))),
+        threshold=-1.0,
         seed=options["seed"],
         step=step,
         table=0,

@@ -71,11 +71,11 @@ KERNELS: dict[str, Kernel] = {
     "run_sums": Kernel("run_sums.cu", ("types", "gradients"), tuple(product(_I))),
     "row_update": Kernel(
         "row_update.cu",
-        ("types", "lanes", "philox", "gradients", "control", "counters"),
+        ("types", "lanes", "philox", "gradients", "control", "totals", "touches", "counters"),
         tuple(product(_I, TILES)),
     ),
-    "judge": Kernel("judge.cu", ("types", "control")),
-    "finish": Kernel("judge.cu", ("types", "control")),
+    "judge": Kernel("judge.cu", ("types", "control", "totals")),
+    "finish": Kernel("judge.cu", ("types", "control", "totals")),
     "hamming": Kernel("hamming.cu", ("types",)),
 }
 

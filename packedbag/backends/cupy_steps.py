@@ -15,6 +15,9 @@ from packedbag.backends.reference import RUN
 Tensor = torch.Tensor
 #: No row scales: neither they, nor their state, nor sums without them.
 UNSCALED = (None, None, None)
+#: A warp adds to a table's totals once, and additions to one address wait for each other: where a step has places for
+#: more warps than this, each takes several, up to 32.
+ENOUGH_WARPS = 8192
 
 
 def integer(tensor: Tensor) -> str:
@@ -146,10 +149,18 @@ class CupySteps(Eager):
 
     # The step --------------------------------------------------------------------------------------------------
 
-    def judge(self, control: Tensor, anchor_gradient: Tensor, bad: Tensor, share: float, table: int) -> Tensor:
+    def judge(
+        self,
+        control: Tensor,
+        anchor_gradient: Tensor,
+        bad: Tensor,
+        share: float,
+        table: int,
+        totals: Tensor | None,
+    ) -> Tensor:
         """See `packedbag.backends.protocol.DeferredBackend.judge`."""
         factor = torch.empty(2, dtype=torch.float32, device=control.device)
-        arguments = (anchor_gradient, bad, np.float32(share), np.int32(table), control, factor)
+        arguments = (anchor_gradient, bad, np.float32(share), np.int32(table), control, factor, totals)
         self.launcher.launch(control.device, "judge", (), 1, arguments, block=1)
         return factor
 
@@ -162,6 +173,7 @@ class CupySteps(Eager):
         words: Tensor,
         planes: Tensor,
         row_state: Tensor | None,
+        totals: Tensor,
         rows: Tensor,
         bags: Tensor,
         grad: Tensor,
@@ -182,13 +194,15 @@ class CupySteps(Eager):
         sums = self._run_sums(words, occurrences, row_scale)
         plain_sums = None if row_scale is None else self._run_sums(words, occurrences, None)
         scale = (row_scale, scale_squares, plain_sums)
-        self._update(words, planes, row_state, occurrences, sums, factor, scale, control, rule, scale_rate)
+        state = (words, planes, row_state, totals)
+        self._update(state, occurrences, sums, factor, scale, control, rule, scale_rate)
 
     def counter_update(
         self,
         words: Tensor,
         planes: Tensor,
         row_state: Tensor | None,
+        totals: Tensor,
         rows: Tensor,
         grad: Tensor,
         *,
@@ -196,6 +210,8 @@ class CupySteps(Eager):
         bits: int,
         rate: float,
         adaptivity: str | None,
+        decay: float,
+        threshold: float,
         seed: int,
         step: int,
         table: int,
@@ -206,19 +222,22 @@ class CupySteps(Eager):
             bits=bits,
             rate=rate,
             adaptivity=adaptivity,
+            decay=decay,
+            threshold=threshold,
             seed=seed,
             step=step,
             table=table,
         )
         lines = torch.arange(len(rows), device=rows.device)
         occurrences = (rows, lines, lines, grad, None, None, None)
-        self._update(words, planes, row_state, occurrences, None, None, UNSCALED, None, rule, 0.0)
+        self._update((words, planes, row_state, totals), occurrences, None, None, UNSCALED, None, rule, 0.0)
 
     def counter_step(
         self,
         words: Tensor,
         planes: Tensor,
         row_state: Tensor | None,
+        totals: Tensor,
         rows: Tensor,
         grad: Tensor,
         bags: Tensor,
@@ -231,13 +250,13 @@ class CupySteps(Eager):
         """See `packedbag.backends.protocol.FusesCounterSteps.counter_step`."""
         if factors["scale"] is not None:  # known by distinct row, where kernels look it up by row of the table
             total = self.sum_rows(grad, bags, order, starts, **factors)
-            self.counter_update(words, planes, row_state, rows, total, **rule)
+            self.counter_update(words, planes, row_state, totals, rows, total, **rule)
             return
         ordered = torch.repeat_interleave(rows, starts.diff(), output_size=len(order))
         occurrences = (ordered, order, bags, grad, factors["weights"], factors["counts"], factors["columns"])
         factor = torch.tensor([factors["factor"], 1.0], dtype=torch.float32, device=words.device)
         sums = self._run_sums(words, occurrences, None)
-        self._update(words, planes, row_state, occurrences, sums, factor, UNSCALED, None, rule, 0.0)
+        self._update((words, planes, row_state, totals), occurrences, sums, factor, UNSCALED, None, rule, 0.0)
 
     def _run_sums(self, words: Tensor, occurrences: tuple[Tensor | None, ...], scale: Tensor | None) -> Tensor | None:
         """Return the sums of the runs of hot rows, (N / 64, D); None where no row can have two runs."""
@@ -256,9 +275,7 @@ class CupySteps(Eager):
 
     def _update(
         self,
-        words: Tensor,
-        planes: Tensor,
-        row_state: Tensor | None,
+        state: tuple[Tensor, Tensor, Tensor | None, Tensor],
         occurrences: tuple[Tensor | None, ...],
         sums: Tensor | None,
         factor: Tensor | None,
@@ -269,14 +286,17 @@ class CupySteps(Eager):
     ) -> None:
         ordered = occurrences[0]
         assert ordered is not None
-        width, total = words.shape[1], len(ordered)
+        words, total = state[0], len(ordered)
+        width = words.shape[1]
         tile = next((tile for tile in TILES if width <= tile), TILES[-1])
+        span = min(max(total // ENOUGH_WARPS, 1), WARP)
         arguments = (
-            *(words, planes, row_state, *occurrences, sums, factor, *scale, control),
+            *(*state, *occurrences, sums, factor, *scale, control),
             *scalars(np.int64, total, len(words)),
-            *scalars(np.uint32, width, rule["embedding_dim"]),
+            *scalars(np.uint32, span, width, rule["embedding_dim"]),
             *(np.int32(rule["bits"]), np.float32(rule["rate"]), np.int32(ADAPTIVITY[rule["adaptivity"]])),
-            *(np.float32(scale_rate), np.uint64(rule["seed"])),
-            *scalars(np.uint32, rule["step"] & 0xFFFFFFFF, rule["table"]),
+            *scalars(np.float32, rule["decay"], rule["threshold"], scale_rate),
+            *(np.uint64(rule["seed"]), *scalars(np.uint32, rule["step"] & 0xFFFFFFFF, rule["table"])),
         )
-        self.launcher.launch(words.device, "row_update", (integer(ordered), tile), total * WARP, arguments)
+        threads = -(-total // span) * WARP
+        self.launcher.launch(words.device, "row_update", (integer(ordered), tile), threads, arguments)

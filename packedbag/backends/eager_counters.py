@@ -11,12 +11,16 @@ import torch
 
 from packedbag.backends.eager_bits import pack_bits, unpack
 from packedbag.backends.eager_sums import lane_sum, root
-from packedbag.backends.reference import MAX_TOUCHES, TOUCHES
+from packedbag.backends.reference import MAX_TOUCHES
+from packedbag.core import touches
 from packedbag.core.philox import LOW32, MULTIPLIERS, ROUNDS, WEYL
+from packedbag.core.totals import FLIPS, ROWS, STEP_BITS, STEP_ROWS, TYPICAL
 
 Tensor = torch.Tensor
 
+TOUCHES = touches.MASK
 EPSILON = 1e-8
+MOST = 0.125
 LARGEST = torch.finfo(torch.float32).max
 
 
@@ -56,15 +60,46 @@ def halfwords(rows: Tensor, embedding_dim: int, *, seed: int, step: int, table: 
     return halves.reshape(len(rows), blocks * 8)[:, :embedding_dim]
 
 
-def row_statistic(state: Tensor, grad: Tensor, adaptivity: str | None) -> tuple[Tensor, Tensor]:
-    """Return the new state words (R,) int32 of rows, and the statistic S (R,) float32 to divide by."""
-    touches = ((state & TOUCHES) + 1).clamp(max=MAX_TOUCHES)
+def touched(state: Tensor, rows: Tensor, *, seed: int, step: int, table: int) -> Tensor:
+    """Return the codes (R,) int32 of rows' touches, this one included: see `packedbag.core.touches`."""
+    code = state & TOUCHES
+    gap = 16 << ((code.clamp(min=touches.EXACT) - touches.EXACT) // 8)
+    counts = (code < touches.EXACT) | (_mixed(rows, seed=seed, step=step, table=table) & (gap - 1) == 0)
+    return (code + counts).clamp_(max=touches.LARGEST).to(torch.int32)
+
+
+def touches_of(code: Tensor) -> Tensor:
+    """Return the numbers (R,) int64 that codes stand for: see `packedbag.core.touches`."""
+    over = (code.clamp(min=touches.EXACT) - touches.EXACT).to(torch.int64)
+    return torch.where(code < touches.EXACT, code.to(torch.int64), (8 + over % 8) << (over // 8 + 4))
+
+
+def _mixed(rows: Tensor, *, seed: int, step: int, table: int) -> Tensor:
+    """Return 32 random bits (R,) for every row, held in int64: see `packedbag.core.touches`."""
+    parts, final = touches.PARTS, touches.FINAL
+    h = (rows & LOW32) * parts[0] ^ (rows >> 32) * parts[1]  # the low 32 bits are right where the product overflows
+    h = (h & LOW32) ^ ((seed & LOW32) ^ (step * parts[2] & LOW32) ^ (table * parts[3] & LOW32))
+    h = h ^ (h >> 16)
+    h = h * final[0] & LOW32
+    h = h ^ (h >> 13)
+    h = h * final[1] & LOW32
+    return h ^ (h >> 16)
+
+
+def row_statistic(state: Tensor, code: Tensor, grad: Tensor, adaptivity: str | None) -> Tensor:
+    """Return the statistic S (R,) float32 to divide by, of rows whose state words were ``state``, with this touch."""
     old = (state & ~TOUCHES).view(torch.float32)
     columns = torch.full_like(old, grad.shape[1])
     q = lane_sum(grad * grad) / columns
     q = torch.where(q < LARGEST, q, LARGEST)
-    new = old + (q - old) / touches.to(torch.float32) if adaptivity == "ema" else (old + q).clamp(max=LARGEST)
-    return (new.view(torch.int32) & ~TOUCHES) | touches, new
+    if adaptivity == "adagrad":
+        return (old + q).clamp(max=LARGEST)
+    return old + (q - old) / touches_of(code).clamp(max=MAX_TOUCHES).to(torch.float32)
+
+
+def state_words(statistic: Tensor, code: Tensor) -> Tensor:
+    """Return the state words (R,) int32 that hold a statistic and a code of touches."""
+    return (statistic.view(torch.int32) & ~TOUCHES) | code
 
 
 def signed_steps(x: Tensor, random: Tensor, bits: int) -> Tensor:
@@ -80,31 +115,56 @@ def update_rows(
     words: Tensor,
     planes: Tensor,
     row_state: Tensor | None,
+    totals: Tensor,
     rows: Tensor,
     grad: Tensor,
     *,
     bits: int,
     rate: float,
     adaptivity: str | None,
+    decay: float,
+    threshold: float,
     seed: int,
     step: int,
     table: int,
 ) -> None:
     """Update the counters of ``rows`` in place; see `packedbag.backends.protocol.Backend.counter_update`."""
-    dim = grad.shape[1]
-    r = torch.full((len(rows),), rate, dtype=torch.float32, device=grad.device)
+    dim, device, key = grad.shape[1], grad.device, {"seed": seed, "step": step, "table": table}
+    votes = threshold >= 0
+    r = torch.full((len(rows),), 1.0 if votes else rate, dtype=torch.float32, device=device)
+    shrink = torch.full_like(r, min(decay, MOST))
     if row_state is not None:
-        stored, statistic = row_statistic(row_state.index_select(0, rows), grad, adaptivity)
+        before = row_state.index_select(0, rows)
+        code = touched(before, rows, **key)
+        statistic = row_statistic(before, code, grad, adaptivity)
+        divisor = root(statistic) + EPSILON
+        r = r / divisor
+        stored = state_words(statistic, code)
         row_state.index_copy_(0, rows, stored)
-        r = r / (root(statistic) + EPSILON)
-    steps = signed_steps(r.unsqueeze(1) * grad, halfwords(rows, dim, seed=seed, step=step, table=table), bits)
+        overdue = torch.full_like(r, (step & LOW32) + 1) / touches_of(code).to(torch.float32)
+        typical = root(totals[TYPICAL].to(torch.int32).view(torch.float32))
+        due = (torch.full_like(r, decay) * typical * overdue / divisor).clamp_(max=MOST)
+        shrink = torch.where(statistic > 0, due, 0.0)
+        kept = (stored & ~TOUCHES).to(torch.int64)
+        totals[STEP_ROWS] += (kept > 0).sum()
+        totals[STEP_BITS] += kept.sum()
     # A counter is its confidence m where the bit is 1, and ~m = -1 - m where it is 0.
-    value = unpack(words.index_select(0, rows), torch.int32, -1, 0)
+    old_words = words.index_select(0, rows)
+    value = unpack(old_words, torch.int32, -1, 0)
     old_planes = planes.index_select(0, rows)
     for p in range(bits - 1):
         value ^= unpack(old_planes[:, :, p], torch.int32, 0, 1 << p)
-    value = (value[:, :dim] - steps).clamp_(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    words.index_copy_(0, rows, pack_bits(value >= 0))
+    value = value[:, :dim]
+    x = r.unsqueeze(1) * grad
+    if votes:
+        x = torch.where(x.abs() > threshold, torch.full_like(x, rate).copysign_(x), 0.0)
+    if decay > 0:
+        x = x + shrink.unsqueeze(1) * (value.to(torch.float32) + 0.5)
+    value = (value - signed_steps(x, halfwords(rows, dim, **key), bits)).clamp_(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    new_words = pack_bits(value >= 0)
+    words.index_copy_(0, rows, new_words)
+    totals[FLIPS] += unpack(old_words ^ new_words, torch.int32, 0, 1)[:, :dim].sum()
+    totals[ROWS] += len(rows)
     if bits > 1:
         confidence = value ^ (value >> 31)
         new_planes = [pack_bits((confidence & 1 << p).bool()) for p in range(bits - 1)]

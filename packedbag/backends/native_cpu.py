@@ -318,6 +318,7 @@ class NativeCpu(NumpyHamming):
         words: Any,
         planes: npt.NDArray[np.int32],
         row_state: npt.NDArray[np.int32] | None,
+        totals: I64,
         rows: I64,
         grad: F32,
         *,
@@ -325,6 +326,8 @@ class NativeCpu(NumpyHamming):
         bits: int,
         rate: float,
         adaptivity: str | None,
+        decay: float,
+        threshold: float,
         seed: int,
         step: int,
         table: int,
@@ -333,19 +336,12 @@ class NativeCpu(NumpyHamming):
         self._library.pb_counter_update(
             lib.COUNTER_UPDATE(
                 self._row,
-                address(words),
-                address(planes),
-                address(row_state),
+                *(address(x) for x in (words, planes, row_state, totals)),
                 embedding_dim,
                 address(rows),
                 len(rows),
                 address(grad),
-                bits,
-                rate,
-                ADAPTIVITY[adaptivity],
-                seed,
-                step,
-                table,
+                *(bits, rate, ADAPTIVITY[adaptivity], decay, threshold, seed, step, table),
             )
         )
 
@@ -354,6 +350,7 @@ class NativeCpu(NumpyHamming):
         words: Any,
         planes: npt.NDArray[np.int32],
         row_state: npt.NDArray[np.int32] | None,
+        totals: I64,
         rows: I64,
         grad: F32,
         bags: I64,
@@ -375,7 +372,7 @@ class NativeCpu(NumpyHamming):
                 factors["factor"],
                 0,
                 self._row,
-                *(address(x) for x in (words, planes, row_state)),
+                *(address(x) for x in (words, planes, row_state, totals)),
                 rule["embedding_dim"],
                 address(rows),
                 len(rows),
@@ -383,6 +380,7 @@ class NativeCpu(NumpyHamming):
                 rule["bits"],
                 rule["rate"],
                 ADAPTIVITY[rule["adaptivity"]],
+                *(rule["decay"], rule["threshold"]),
                 *(rule["seed"], rule["step"], rule["table"]),
             )
         )

@@ -27,6 +27,8 @@ class CounterRule(TypedDict):
     bits: int
     rate: float
     adaptivity: str | None
+    decay: float
+    threshold: float
     seed: int
     step: int
     table: int
@@ -181,6 +183,7 @@ class Backend(Protocol):
         words: Any,
         planes: Any,
         row_state: Any | None,
+        totals: Any,
         rows: Any,
         grad: Any,
         *,
@@ -188,17 +191,25 @@ class Backend(Protocol):
         bits: int,
         rate: float,
         adaptivity: str | None,
+        decay: float,
+        threshold: float,
         seed: int,
         step: int,
         table: int,
     ) -> None:
-        """Update the k-bit counters of distinct rows in place: DESIGN 2.1, row statistic, step and h.
+        """Update the k-bit counters of distinct rows in place: row statistic, step, decay and h.
+
+        The rule is that of DESIGN 2.1, with decay and votes as docs/design/decay.md defines them.
 
         Args:
             words: (V, W); planes: (V, W, bits - 1) int32; row_state: (V,) int32, None when ``adaptivity`` is.
+            totals: (FIELDS,) int64 of `packedbag.core.totals`, added to; its typical statistic is read.
             rows: (U,) int64, distinct; grad: (U, D) float32.
-            rate: ``float32(lr * 2 ** (bits - 1))``, exactly.
+            rate: ``float32(lr * 2 ** (bits - 1))``, exactly; with votes, the weight of a vote.
             adaptivity: "ema", "adagrad" or None.
+            decay: a float32 >= 0, how fast confidences shrink; 0 for not at all.
+            threshold: a float32; >= 0: a gradient, divided by the root of its row's statistic, votes where its size is
+                above it. Negative: counters.
             seed: 0 <= seed < 2^64; step: updates done before this one; table: position in the optimizer.
         """
         ...
@@ -213,6 +224,7 @@ class FusesCounterSteps(Protocol):
         words: Any,
         planes: Any,
         row_state: Any | None,
+        totals: Any,
         rows: Any,
         grad: Any,
         bags: Any,
@@ -225,7 +237,7 @@ class FusesCounterSteps(Protocol):
         """Do `Backend.counter_update` with what `Backend.sum_rows` gives, to the same bits.
 
         Args:
-            words, planes, row_state, rows: as in `Backend.counter_update`.
+            words, planes, row_state, totals, rows: as in `Backend.counter_update`.
             grad, bags, order: as in `Backend.sum_rows`; starts: (U + 1,) int64, those of ``rows``.
         """
         ...
@@ -297,7 +309,7 @@ class DeferredBackend(Backend, Protocol):
         """Return an int32 (1,) that is 0, in host memory that the device can write to."""
         ...
 
-    def judge(self, control: Any, anchor_gradient: Any, bad: Any, share: float, table: int) -> Any:
+    def judge(self, control: Any, anchor_gradient: Any, bad: Any, share: float, table: int, totals: Any) -> Any:
         """Decide on the device whether a table takes part in a step: `packedbag.optim.device_control`.
 
         Args:
@@ -305,6 +317,7 @@ class DeferredBackend(Backend, Protocol):
             anchor_gradient: (1,) float32; share: what backward calls added to it.
             bad: (1,) float32, NaN where `mark` refused a batch, else 0.
             table: position in the optimizer.
+            totals: of the table; what `packedbag.core.totals.fold` does is done here.
 
         Returns:
             (2,) float32: what gradients are multiplied by, and 1 where there are any, else 0.
@@ -316,6 +329,7 @@ class DeferredBackend(Backend, Protocol):
         words: Any,
         planes: Any,
         row_state: Any | None,
+        totals: Any,
         rows: Any,
         bags: Any,
         grad: Any,

@@ -11,15 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from packedbag.core.layout import pack_array, unpack_array, view_words
-from packedbag.core.philox import halfwords
+from packedbag.core.philox import LOW32, halfwords
+from packedbag.core.totals import FLIPS, ROWS, STEP_BITS, STEP_ROWS, typical
+from packedbag.core.touches import mixed, touched, touches_of
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 ZERO = np.float32(0)
 RUN = 64  # occurrences summed in one go: the unit by which a hot row's sum may be split among threads
-TOUCHES = 0xFF  # the low bits of a row's state word: how often it was touched
+TOUCHES = np.uint32(0xFF)  # the low bits of a row's state word: how often it was touched
 MAX_TOUCHES = 100  # where the moving average stops lengthening
 EPSILON = np.float32(1e-8)
+MOST = np.float32(0.125)  # of a confidence is lost at a touch at most, however long ago the last one was
 LARGEST = np.finfo(np.float32).max
 QUIET_NAN = np.uint16(0x7FC0)
 SILENT: Any = {"over": "ignore", "invalid": "ignore"}  # extreme numbers become inf or NaN, as IEEE says, unwarned
@@ -250,6 +253,7 @@ class Reference:
         words: Any,
         planes: npt.NDArray[np.int32],
         row_state: npt.NDArray[np.int32] | None,
+        totals: I64,
         rows: I64,
         grad: F32,
         *,
@@ -257,47 +261,65 @@ class Reference:
         bits: int,
         rate: float,
         adaptivity: str | None,
+        decay: float,
+        threshold: float,
         seed: int,
         step: int,
         table: int,
     ) -> None:
         """See `packedbag.backends.protocol.Backend.counter_update`."""
-        with np.errstate(**SILENT):  # extreme gradients saturate
-            r = np.full(len(rows), rate, np.float32)
-            if row_state is not None:
-                row_state[rows], statistic = self._row_statistic(row_state[rows], grad, adaptivity)
-                r = np.float32(rate) / (np.sqrt(statistic) + EPSILON)
-            x = r[:, None] * grad
-            size = np.minimum(np.abs(x), np.float32(2**bits))
-            size = np.where(np.isnan(x), ZERO, size)  # sums that overflowed both ways have no direction
-        whole = np.trunc(size)
-        h = halfwords(rows, embedding_dim, seed=seed, step=step, table=table).astype(np.float32)
-        n = whole.astype(np.int64) + (h + np.float32(0.5) < np.float32(65536) * (size - whole))
         half = 2 ** (bits - 1)
         bit = unpack_array(words[rows], embedding_dim)
         m = sum(
             (unpack_array(planes[rows][:, :, p], embedding_dim).astype(np.int64) << p for p in range(bits - 1)),
             start=np.zeros(grad.shape, np.int64),
         )
-        v = np.where(bit, m, -1 - m) - np.where(x < 0, -n, n)
-        v = v.clip(-half, half - 1)
+        v = np.where(bit, m, -1 - m)
+        votes = threshold >= 0
+        with np.errstate(**SILENT):  # extreme gradients saturate
+            r = np.full(len(rows), 1 if votes else rate, np.float32)
+            shrink = np.full(len(rows), min(decay, MOST), np.float32)
+            if row_state is not None:
+                touches = touched(row_state[rows], mixed(rows, seed=seed, step=step, table=table))
+                statistic = self._row_statistic(row_state[rows], touches, grad, adaptivity)
+                root = np.sqrt(statistic) + EPSILON
+                r = r / root
+                row_state[rows] = (statistic.view(np.uint32) & ~TOUCHES | touches).view(np.int32)
+                # Decay falls due at each of `step + 1` steps, but is only done when the row is touched.
+                overdue = np.float32((step & LOW32) + 1) / touches_of(touches).astype(np.float32)
+                due = np.float32(decay) * np.sqrt(typical(totals)) * overdue / root
+                shrink = np.where(statistic > 0, np.minimum(due, MOST), ZERO)
+                kept = (row_state[rows].view(np.uint32) & ~TOUCHES).astype(np.int64)
+                totals[STEP_ROWS] += (kept > 0).sum()
+                totals[STEP_BITS] += kept.sum()
+            x = r[:, None] * grad
+            if votes:
+                x = np.where(np.abs(x) > np.float32(threshold), np.copysign(np.float32(rate), x), ZERO)
+            if decay > 0:
+                x = x + shrink[:, None] * (v.astype(np.float32) + np.float32(0.5))
+            size = np.minimum(np.abs(x), np.float32(2**bits))
+            size = np.where(np.isnan(x), ZERO, size)  # sums that overflowed both ways have no direction
+        whole = np.trunc(size)
+        h = halfwords(rows, embedding_dim, seed=seed, step=step, table=table).astype(np.float32)
+        n = whole.astype(np.int64) + (h + np.float32(0.5) < np.float32(65536) * (size - whole))
+        v = (v - np.where(x < 0, -n, n)).clip(-half, half - 1)
         m = np.where(v >= 0, v, -1 - v)
+        totals[FLIPS] += ((v >= 0) != bit).sum()
+        totals[ROWS] += len(rows)
         words[rows] = pack_array(v >= 0).view(words.dtype)
         for p in range(bits - 1):
             planes[rows, :, p] = view_words(pack_array((m >> p & 1).astype(np.bool_)), "int32")
 
     def _row_statistic(
-        self, state: npt.NDArray[np.int32], grad: F32, adaptivity: str | None
-    ) -> tuple[npt.NDArray[np.int32], F32]:
-        """Return the new state words of rows and the statistic S to divide by."""
-        word = state.view(np.uint32)
-        touches = np.minimum((word & TOUCHES) + 1, MAX_TOUCHES).astype(np.uint32)
-        old = (word & ~np.uint32(TOUCHES)).view(np.float32)
+        self, state: npt.NDArray[np.int32], touches: npt.NDArray[np.uint32], grad: F32, adaptivity: str | None
+    ) -> F32:
+        """Return the statistic S to divide by, of rows whose state word was ``state``, with this touch."""
+        old = (state.view(np.uint32) & ~TOUCHES).view(np.float32)
         q = lane_sum(grad * grad) / np.float32(grad.shape[1])
         q = np.where(q < LARGEST, q, LARGEST)  # S stays finite whatever the gradient
-        new = old + (q - old) / touches.astype(np.float32) if adaptivity == "ema" else np.minimum(old + q, LARGEST)
-        stored = (new.view(np.uint32) & ~np.uint32(TOUCHES)) | touches
-        return stored.view(np.int32), new
+        averaged = np.minimum(touches_of(touches), MAX_TOUCHES).astype(np.float32)
+        new: F32 = np.minimum(old + q, LARGEST) if adaptivity == "adagrad" else old + (q - old) / averaged
+        return new
 
 
 BACKEND = Reference()

@@ -4,5 +4,6 @@ from packedbag.optim.bit_flip import BitFlip
 from packedbag.optim.counter_sgd import CounterSGD
 from packedbag.optim.sign_momentum import SignMomentum
 from packedbag.optim.split import dense_parameters, packed_parameters
+from packedbag.optim.vote_flip import VoteFlip
 
-__all__ = ["BitFlip", "CounterSGD", "SignMomentum", "dense_parameters", "packed_parameters"]
+__all__ = ["BitFlip", "CounterSGD", "SignMomentum", "VoteFlip", "dense_parameters", "packed_parameters"]

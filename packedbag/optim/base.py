@@ -15,6 +15,7 @@ from packedbag.ops.bridge import to_backend
 from packedbag.ops.sink import CALL, Gradients, check_anchor, sink_of, without_dropped
 from packedbag.optim.deferred_steps import DeferredSteps, describe, sink_of_anchor
 from packedbag.optim.device_control import DeviceControls
+from packedbag.optim.diagnostics import Diagnostics
 from packedbag.optim.gather import checksum_of, gather
 from packedbag.optim.row_scale import update_row_scale
 from packedbag.optim.row_sums import RowSums
@@ -22,7 +23,7 @@ from packedbag.optim.table_state import copy_of_loaded, fresh_state, keep_usable
 from packedbag.optim.table_step import TableStep
 
 
-class PackedOptimizer(DeferredSteps, torch.optim.Optimizer):
+class PackedOptimizer(Diagnostics, DeferredSteps, torch.optim.Optimizer):
     """Trains packed modules: a subclass says what state a table has, and how rows change.
 
     Gradients come from the modules' sinks, not from ``param.grad``: the parameters are anchors, whose gradient
@@ -50,11 +51,13 @@ class PackedOptimizer(DeferredSteps, torch.optim.Optimizer):
         self.process_group = process_group
         self._compared: set[int] = set()  # the tables whose words were compared with the other ranks'
         self._controls = DeviceControls()
+        self._counted = {}
         super().__init__(params, {**defaults, "scale_lr": defaults.get("scale_lr"), "seed": seed, "step": 0})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._compared = set()
+        self._counted = {}
         self._controls = DeviceControls()
         for anchor, _ in self._tables():
             sink = sink_of(anchor)  # None while a module of the same pickle is still to be restored
@@ -70,9 +73,9 @@ class PackedOptimizer(DeferredSteps, torch.optim.Optimizer):
 
     def check_options(self, group: dict[str, Any]) -> None:
         """Raise `ArgumentError` for an option of a parameter group that is not allowed."""
-        _check_rate("lr", group["lr"])
+        check_rate("lr", group["lr"])
         if group["scale_lr"] is not None:
-            _check_rate("scale_lr", group["scale_lr"])
+            check_rate("scale_lr", group["scale_lr"])
 
     def new_state(self, words: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return the state of a table that was never updated."""
@@ -288,6 +291,7 @@ class PackedOptimizer(DeferredSteps, torch.optim.Optimizer):
         return state
 
 
-def _check_rate(name: str, rate: Any) -> None:
+def check_rate(name: str, rate: Any) -> None:
+    """Raise `ArgumentError` unless ``rate`` is finite and not negative."""
     if not (math.isfinite(float(rate)) and float(rate) >= 0):
         raise ArgumentError(name, rate, "a finite number >= 0")

@@ -15,7 +15,7 @@ class BitFlip(CounterSGD):
     Memory in training: 1 bit a weight, which is the table, and 32 bits a row unless ``adaptivity`` is None.
 
     Args:
-        params, lr, adaptivity, scale_lr, seed, process_group: as in `CounterSGD`.
+        params, lr, adaptivity, decay, scale_lr, seed, process_group: as in `CounterSGD`.
     """
 
     allowed_bits: ClassVar[range] = range(1, 2)
@@ -26,10 +26,18 @@ class BitFlip(CounterSGD):
         lr: float,
         *,
         adaptivity: str | None = "ema",
+        decay: float = 0.0,
         scale_lr: float | None = None,
         seed: int | None = None,
         process_group: Any = None,
     ) -> None:
         super().__init__(
-            params, lr, bits=1, adaptivity=adaptivity, scale_lr=scale_lr, seed=seed, process_group=process_group
+            params,
+            lr,
+            bits=1,
+            adaptivity=adaptivity,
+            decay=decay,
+            scale_lr=scale_lr,
+            seed=seed,
+            process_group=process_group,
         )

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from packedbag.backends.protocol import CounterRule, FusesCounterSteps
+from packedbag.core import totals
 from packedbag.core.errors import ArgumentError
+from packedbag.ops.bridge import to_torch
 from packedbag.ops.memory import empty_table
 from packedbag.ops.sink import Gradients
-from packedbag.optim.base import PackedOptimizer
+from packedbag.optim.base import PackedOptimizer, check_rate
 from packedbag.optim.device_control import DeviceControl
 from packedbag.optim.row_sums import RowSums
 from packedbag.optim.table_step import TableStep
@@ -29,7 +31,12 @@ class CounterSGD(PackedOptimizer):
         S <- S + (mean(g^2) - S) / min(t, 100)    "ema": t = how often the row was touched
         S <- S + mean(g^2)                        "adagrad"
         x = lr * 2^(k-1) / (sqrt(S) + 1e-8) * g   (None: x = lr * 2^(k-1) * g)
-        v <- clamp(v - round(x))                  rounded stochastically, at most 2^k at once
+        d = min(1/8, decay * lr * sqrt(T / S) * steps / t)    T: a typical S of the table; None: decay * lr
+        v <- clamp(v - round(x + d * (v + 1/2)))  rounded stochastically, at most 2^k at once
+
+    The decay takes the part that L2 regularization under Adam has for floats: confidences shrink in proportion to
+    themselves, the more so the seldomer their row occurs and the smaller its gradients are. What is not confirmed is
+    forgotten, and the memory of a weight is about ``1 / (decay * lr)`` touches long.
 
     Only rows that occurred are read or written. Random numbers are a function of (seed, table, step, row,
     column): the result does not depend on threads or backend.
@@ -44,6 +51,7 @@ class CounterSGD(PackedOptimizer):
             ``lr * 2^(k-1)``.
         bits: k, 2 to 8.
         adaptivity: "ema", "adagrad" or None: how a row's gradients are brought to one size.
+        decay: >= 0, how fast confidences shrink, in proportion to ``lr``; 0 for not at all.
         scale_lr: rate of row scales; None follows ``lr``.
         seed: of the stochastic rounding, 0 <= seed < 2^64; None draws one from torch's generator.
         process_group: whose ranks' gradients are gathered in `step`; None: that of a surrounding DDP.
@@ -71,11 +79,13 @@ class CounterSGD(PackedOptimizer):
         *,
         bits: int = 8,
         adaptivity: str | None = "ema",
+        decay: float = 0.0,
         scale_lr: float | None = None,
         seed: int | None = None,
         process_group: Any = None,
+        **more: Any,
     ) -> None:
-        defaults = {"lr": lr, "bits": bits, "adaptivity": adaptivity, "scale_lr": scale_lr}
+        defaults = {"lr": lr, "bits": bits, "adaptivity": adaptivity, "decay": decay, "scale_lr": scale_lr, **more}
         super().__init__(params, defaults, seed=seed, process_group=process_group)
 
     def check_options(self, group: dict[str, Any]) -> None:
@@ -86,24 +96,27 @@ class CounterSGD(PackedOptimizer):
             raise ArgumentError("bits", group["bits"], f"in {first}..{last}" if first < last else str(first))
         if group["adaptivity"] not in ADAPTIVITIES:
             raise ArgumentError("adaptivity", repr(group["adaptivity"]), "'ema', 'adagrad' or None")
+        check_rate("decay", group["decay"])
 
     def new_state(self, words: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Return planes (V, W, k - 1) and row words (V,), all 0: confidence 0, never touched."""
+        """Return planes (V, W, k - 1), row words (V,) and totals, all 0: confidence 0, never touched."""
         state = {"planes": empty_table((*words.shape, group["bits"] - 1), words.device).zero_()}
+        state["totals"] = torch.zeros(totals.FIELDS, dtype=torch.int64, device=words.device)
         if group["adaptivity"] is not None:
             state["row_state"] = empty_table(words.shape[:1], words.device).zero_()
         return state
 
     def update_table(self, table: TableStep, sums: RowSums) -> None:
         """Update the counters of all rows of ``sums``, in one pass where the backend can."""
+        _fold(to_torch(table.state["totals"]))
         if not isinstance(table.backend, FusesCounterSteps):
             super().update_table(table, sums)
             return
         table.backend.counter_step(
-            *(table.words, table.state["planes"], table.state.get("row_state")),
+            *self._arrays(table),
             *(sums.rows, sums.grad, sums.bags, sums.order, sums.starts),
             factors=sums.factors,
-            rule=_rule(table),
+            rule=self._rule(table),
         )
 
     def update_marked(
@@ -111,14 +124,14 @@ class CounterSGD(PackedOptimizer):
     ) -> None:
         """Update the counters of all rows: `packedbag.backends.protocol.DeferredBackend.marked_step`."""
         control.backend.marked_step(
-            *(table.words, table.state["planes"], table.state.get("row_state")),
+            *self._arrays(table),
             *(gradients.rows, gradients.bags, gradients.grad),
             weights=gradients.weights,
             counts=gradients.counts,
             columns=gradients.columns,
             factor=factor,
             control=control.fields,
-            rule=_rule(table),
+            rule=self._rule(table),
             row_scale=table.row_scale,
             scale_squares=table.state.get("scale_sum"),
             scale_rate=table.scale_rate,
@@ -126,18 +139,36 @@ class CounterSGD(PackedOptimizer):
 
     def update_rows(self, table: TableStep, rows: Any, grad: Any) -> None:
         """Update the counters of ``rows``: `packedbag.backends.protocol.Backend.counter_update`."""
-        planes, row_state = table.state["planes"], table.state.get("row_state")
-        table.backend.counter_update(table.words, planes, row_state, rows, grad, **_rule(table))
+        table.backend.counter_update(*self._arrays(table), rows, grad, **self._rule(table))
+
+    def rate_and_threshold(self, options: dict[str, Any]) -> tuple[float, float]:
+        """Return `CounterRule`'s rate and threshold."""
+        return float(options["lr"]) * 2 ** (options["bits"] - 1), -1.0
+
+    def _arrays(self, table: TableStep) -> tuple[Any, Any, Any, Any]:
+        """Return what an update changes: words, planes, row words or None, and totals."""
+        state = table.state
+        return table.words, state["planes"], state.get("row_state"), state["totals"]
+
+    def _rule(self, table: TableStep) -> CounterRule:
+        options = table.options
+        rate, threshold = self.rate_and_threshold(options)
+        return CounterRule(
+            embedding_dim=table.embedding_dim,
+            bits=options["bits"],
+            rate=float(np.float32(rate)),
+            adaptivity=options["adaptivity"],
+            decay=float(np.float32(float(options["lr"]) * float(options["decay"]))),
+            threshold=float(np.float32(threshold)),
+            seed=options["seed"],
+            step=table.step,
+            table=table.table,
+        )
 
 
-def _rule(table: TableStep) -> CounterRule:
-    options = table.options
-    return CounterRule(
-        embedding_dim=table.embedding_dim,
-        bits=options["bits"],
-        rate=float(np.float32(float(options["lr"]) * 2 ** (options["bits"] - 1))),
-        adaptivity=options["adaptivity"],
-        seed=options["seed"],
-        step=table.step,
-        table=table.table,
-    )
+def _fold(table_totals: torch.Tensor) -> None:
+    """Take the last step's statistics into the typical one: `packedbag.core.totals.fold`."""
+    host = table_totals.cpu()
+    totals.fold(host.numpy())
+    if host is not table_totals:
+        table_totals.copy_(host)

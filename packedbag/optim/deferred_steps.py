@@ -117,7 +117,8 @@ class DeferredSteps:
             table = self._table_step(number, anchor, group, devices[device])
             control = self._controls.of(devices[device], device, 0)
             share = gradients.calls * CALL
-            factor = control.backend.judge(control.fields, anchor.grad, gradients.bad, share, number)
+            totals = table.state.get("totals")
+            factor = control.backend.judge(control.fields, anchor.grad, gradients.bad, share, number, totals)
             work.append((anchor, source, table, gradients, factor, control))
         self._controls.agree()
         for anchor, source, table, gradients, factor, control in work:

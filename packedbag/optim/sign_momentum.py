@@ -8,10 +8,18 @@ import numpy as np
 import torch
 
 from packedbag.backends.eager_bits import pack_bits, unpack_signs
-from packedbag.backends.eager_counters import EPSILON, halfwords, row_statistic, signed_steps
+from packedbag.backends.eager_counters import (
+    EPSILON,
+    halfwords,
+    row_statistic,
+    signed_steps,
+    state_words,
+    touched,
+)
 from packedbag.backends.eager_sums import root
 from packedbag.core.errors import ArgumentError
 from packedbag.core.layout import BITS_PER_WORD
+from packedbag.core.totals import FIELDS, FLIPS, ROWS
 from packedbag.ops.bridge import to_torch
 from packedbag.ops.memory import empty_table
 from packedbag.optim.base import PackedOptimizer
@@ -114,15 +122,21 @@ class SignMomentum(PackedOptimizer):
         dtype = STATE_DTYPES[group["state_dtype"]]
         rows, width = words.shape
         averages = empty_table((rows, width * BITS_PER_WORD * dtype.itemsize // 4), words.device).view(dtype)
-        return {"averages": averages.zero_(), "row_state": empty_table((rows,), words.device).zero_()}
+        return {
+            "averages": averages.zero_(),
+            "row_state": empty_table((rows,), words.device).zero_(),
+            "totals": torch.zeros(FIELDS, dtype=torch.int64, device=words.device),
+        }
 
     def update_rows(self, table: TableStep, rows: Any, grad: Any) -> None:
         """Update averages and signs of ``rows``, in torch's operations on whatever memory the backend has."""
         rows, grad = to_torch(rows), to_torch(grad)
         words, averages, row_state = map(to_torch, (table.words, table.state["averages"], table.state["row_state"]))
         dim, lr, threshold = table.embedding_dim, *_single(table.options["lr"], table.options["threshold"])
-        stored, statistic = row_statistic(row_state.index_select(0, rows), grad, "ema")
-        row_state.index_copy_(0, rows, stored)
+        before = row_state.index_select(0, rows)
+        code = touched(before, rows, seed=table.options["seed"], step=table.step, table=table.table)
+        statistic = row_statistic(before, code, grad, "ema")
+        row_state.index_copy_(0, rows, state_words(statistic, code))
         # A NaN is a sum that overflowed both ways: it has no direction.
         x = (grad / (root(statistic) + EPSILON).unsqueeze(1)).nan_to_num_(0.0).clamp_(-LIMIT, LIMIT)
         kept = averages.index_select(0, rows)
@@ -140,7 +154,11 @@ class SignMomentum(PackedOptimizer):
             kept[:, :dim] = m
         averages.index_copy_(0, rows, kept)
         signs = unpack_signs(words.index_select(0, rows))[:, :dim]
-        words.index_copy_(0, rows, pack_bits((signs > 0) ^ (signs * m > threshold)))
+        flips = signs * m > threshold
+        words.index_copy_(0, rows, pack_bits((signs > 0) ^ flips))
+        totals = to_torch(table.state["totals"])
+        totals[FLIPS] += flips.sum()
+        totals[ROWS] += len(rows)
 
 
 def _single(*numbers: Any) -> list[float]:

@@ -14,7 +14,15 @@ from packedbag.backends.protocol import CounterRule, Factors, FusesCounterSteps
 from packedbag.backends.reference import BACKEND as ORACLE
 from tests.backends.arrays import assert_same
 from tests.backends.contenders import cuda, native
-from tests.strategies import GRADIENTS, Occurrences, make_gradient, make_row_state, make_words, occurrences
+from tests.strategies import (
+    GRADIENTS,
+    Occurrences,
+    make_gradient,
+    make_row_state,
+    make_totals,
+    make_words,
+    occurrences,
+)
 
 
 def contenders() -> list[Any]:
@@ -29,12 +37,16 @@ def backend(request: pytest.FixtureRequest) -> Any:
     return request.param()
 
 
-def rule(dim: int, bits: int, adaptivity: str | None, rate: float = 0.3) -> CounterRule:
+def rule(
+    dim: int, bits: int, adaptivity: str | None, rate: float = 0.3, decay: float = 0.0, threshold: float = -1.0
+) -> CounterRule:
     return CounterRule(
         embedding_dim=dim,
         bits=bits,
         rate=float(np.float32(rate * 2 ** (bits - 1))),
         adaptivity=adaptivity,
+        decay=float(np.float32(decay)),
+        threshold=float(np.float32(threshold)),
         seed=0xFEDC_BA98_7654_3210,
         step=3,
         table=1,
@@ -50,7 +62,8 @@ def assert_steps_agree(
         np.int32
     ) if rule["bits"] > 1 else np.zeros((*words.shape, 0), np.int32)  # fmt: skip
     row_state = make_row_state(rng, len(words)) if rule["adaptivity"] else None
-    mine, theirs = ([x if x is None else x.copy() for x in (words, planes, row_state)] for _ in range(2))
+    state = (words, planes, row_state, make_totals(rng))
+    mine, theirs = ([x if x is None else x.copy() for x in state] for _ in range(2))
     backend.counter_step(*mine, distinct, grad, bags, order, starts, factors=factors, rule=rule)
     ORACLE.counter_update(*theirs, distinct, ORACLE.sum_rows(grad, bags, order, starts, **factors), **rule)
     assert_same(tuple(mine), tuple(theirs))
@@ -59,9 +72,15 @@ def assert_steps_agree(
 PLAIN = Factors(weights=None, scale=None, counts=None, columns=None, factor=1.0)
 
 
-@given(case=occurrences(), bits=st.integers(1, 8), adaptivity=st.sampled_from([None, "ema", "adagrad"]))
+@given(
+    case=occurrences(),
+    bits=st.integers(1, 8),
+    adaptivity=st.sampled_from([None, "ema", "adagrad"]),
+    decay=st.sampled_from((0.0, 0.0, 1e-3, 0.3)),
+    threshold=st.sampled_from((-1.0, -1.0, 0.0, 1.3)),
+)
 def test_a_fused_step_equals_sums_and_updates(
-    backend: Any, case: Occurrences, bits: int, adaptivity: str | None
+    backend: Any, case: Occurrences, bits: int, adaptivity: str | None, decay: float, threshold: float
 ) -> None:
     distinct, _, _ = ORACLE.merge(case.rows)
     factors = Factors(
@@ -71,7 +90,7 @@ def test_a_fused_step_equals_sums_and_updates(
         columns=None,
         factor=case.factor,
     )
-    how = rule(case.embedding_dim, bits, adaptivity)
+    how = rule(case.embedding_dim, bits, adaptivity, decay=decay, threshold=threshold)
     assert_steps_agree(backend, case.words, case.bags, case.rows, case.grad, factors, how)
 
 
@@ -109,6 +128,18 @@ def test_rates_and_gradients_of_any_size_equal_the_oracle(backend: Any, adaptivi
     rows, bags = rng.integers(0, 50, 90), rng.integers(0, 40, 90)
     words = make_words(rng, 50, 70)
     assert_steps_agree(backend, words, bags, rows, grad, PLAIN, rule(70, 4, adaptivity, rate))
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.8])
+@pytest.mark.parametrize("dim", [33, 128, 300])
+def test_decay_and_votes_of_rows_that_occur_once_and_often_equal_the_oracle(
+    backend: Any, dim: int, threshold: float
+) -> None:
+    rng = np.random.default_rng(dim)
+    words, grad = make_words(rng, 200, dim), make_gradient(rng, (30, dim), "normal")
+    rows, bags = np.minimum(rng.integers(0, 400, 700), 199), np.sort(rng.integers(0, 30, 700))
+    how = rule(dim, 8, "ema", decay=0.02, threshold=threshold)
+    assert_steps_agree(backend, words, bags, rows, grad, PLAIN, how)
 
 
 def test_nothing_happens_without_rows(backend: Any) -> None:

@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given
 
 from packedbag.backends.reference import BACKEND as ORACLE
+from packedbag.core import totals
 from packedbag.core.layout import words_per_row
 from tests.backends.arrays import assert_same
 from tests.backends.contenders import contenders
 from tests.strategies import Counters, counters, make_gradient, make_row_state, make_words
+
+ARRAYS = ("words", "planes", "row_state", "totals")
 
 
 @pytest.fixture(params=contenders(), scope="module")
@@ -22,7 +25,7 @@ def backend(request: pytest.FixtureRequest) -> Any:
 
 
 def updated(backend: Any, case: Counters) -> tuple[Any, ...]:
-    state = tuple(None if x is None else x.copy() for x in (case.words, case.planes, case.row_state))
+    state = tuple(None if x is None else x.copy() for x in (case.words, case.planes, case.row_state, case.totals))
     case.call(backend, *state, case.rows, case.grad)
     return state
 
@@ -32,16 +35,17 @@ def test_updated_counters_equal_the_oracle(backend: Any, case: Counters) -> None
     assert_same(updated(backend, case), updated(ORACLE, case))
 
 
+@pytest.mark.parametrize("votes", [False, True], ids=["counters", "votes"])
 @pytest.mark.parametrize("adaptivity", [None, "ema", "adagrad"])
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_counters_of_every_width_equal_the_oracle_over_several_updates(
-    backend: Any, bits: int, adaptivity: str | None
+    backend: Any, bits: int, adaptivity: str | None, votes: bool
 ) -> None:
     rng = np.random.default_rng(bits)
     dim, rows = 129, 60
     planes = np.zeros((rows, words_per_row(dim), bits - 1), np.int32)
     state = make_row_state(rng, rows) if adaptivity else None
-    mine = theirs = (make_words(rng, rows, dim), planes, state)
+    mine = theirs = (make_words(rng, rows, dim), planes, state, totals.new())
     for step in range(4):
         case = Counters(
             *mine,
@@ -50,10 +54,14 @@ def test_counters_of_every_width_equal_the_oracle_over_several_updates(
             bits=bits,
             rate=float(np.float32(0.3 * 2 ** (bits - 1))),
             adaptivity=adaptivity,
+            decay=0.05,
+            threshold=1.5 if votes else -1.0,
             seed=0x1234_5678_9ABC_DEF0,
             step=step,
             table=2,
         )
         mine = updated(backend, case)
-        theirs = updated(ORACLE, replace(case, words=theirs[0], planes=theirs[1], row_state=theirs[2]))
+        theirs = updated(ORACLE, replace(case, **dict(zip(ARRAYS, theirs, strict=True))))
+        totals.fold(mine[3])
+        totals.fold(theirs[3])
         assert_same(mine, theirs)

@@ -81,7 +81,7 @@ def test_gradients_cut_into_pieces_equal_the_oracle(cut_small: Any, case: Occurr
 def test_counters_cut_into_pieces_equal_the_oracle(cut_small: Any, case: Counters) -> None:
     states = []
     for backend in (cut_small, ORACLE):
-        state = tuple(None if x is None else x.copy() for x in (case.words, case.planes, case.row_state))
+        state = tuple(None if x is None else x.copy() for x in (case.words, case.planes, case.row_state, case.totals))
         case.call(backend, *state, case.rows, case.grad)
         states.append(state)
     assert_same(*states)
@@ -159,8 +159,9 @@ def work(words, indices, out, grad, which):
     summed = BACKEND.sum_rows(grad, which, order, starts, **factors)
     BACKEND.weight_gradient(words, indices.reshape(-1), which, grad, embedding_dim=128, row_scale=None, counts=None)
     planes = torch.zeros((1000, 4, 7), dtype=torch.int32)
-    update = dict(embedding_dim=128, bits=8, rate=1.0, adaptivity=None, seed=0, step=0, table=0)
-    BACKEND.counter_update(words, planes, None, rows, summed, **update)
+    rule = dict(bits=8, rate=1.0, adaptivity=None, decay=0.1, threshold=-1.0, seed=0, step=0, table=0)
+    totals = torch.zeros(8, dtype=torch.int64)
+    BACKEND.counter_update(words, planes, None, totals, rows, summed, embedding_dim=128, **rule)
 
 torch.set_num_threads(1)
 work(*prepare(100))

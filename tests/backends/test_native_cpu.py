@@ -16,6 +16,7 @@ import torch
 from packedbag.backends import missing, native_cpu
 from packedbag.backends.reference import BACKEND as ORACLE
 from packedbag.backends.reference import bfloat16_bits
+from packedbag.core import totals
 from packedbag.core.errors import BackendError
 from packedbag.core.layout import words_per_row
 from tests.backends.arrays import assert_same
@@ -116,8 +117,9 @@ def test_the_backward_pass_does_not_depend_on_the_number_of_threads(
         distinct, starts, order = backend.merge(rows)
         sums = backend.sum_rows(grad, bag_of, order, starts, **factors)
         dots = backend.weight_gradient(words, rows, bag_of, grad, embedding_dim=dim, row_scale=None, counts=None)
-        after = words.copy(), planes.copy(), state.copy()
+        after = words.copy(), planes.copy(), state.copy(), totals.new()
         options = {"bits": 6, "rate": 0.5, "adaptivity": "adagrad", "seed": 9, "step": 1, "table": 0}
+        options |= {"decay": 0.1, "threshold": -1.0}
         backend.counter_update(*after, distinct, sums, embedding_dim=dim, **options)
         offsets = np.searchsorted(bag_of, np.arange(bags + 1)).astype(np.int64)
         return sums, dots, backend.max_columns(words, rows, offsets, embedding_dim=dim), after
@@ -342,14 +344,17 @@ def test_counters_move_as_the_oracle_says_for_every_kind_of_gradient(backend: An
             words, width = make_words(rng, 30, dim), words_per_row(dim)
             planes = rng.integers(-(2**31), 2**31, (30, width, bits - 1)).astype(np.int32)
             state, rows = make_row_state(rng, 30), rng.permutation(30)[:23].astype(np.int64)
-            ours, theirs = [(words.copy(), planes.copy(), state.copy()) for _ in range(2)]
-            for step in range(3):
+            ours, theirs = [(words.copy(), planes.copy(), state.copy(), totals.new()) for _ in range(2)]
+            for step, (decay, threshold) in enumerate(((0.0, -1.0), (0.02, -1.0), (0.02, 1.1))):
                 grad = make_gradient(rng, (len(rows), dim), kind)
                 options = {"embedding_dim": dim, "bits": bits, "rate": float(np.float32(0.3) * 2 ** (bits - 1))}
                 options |= {"adaptivity": "ema", "seed": 5 << 32, "step": step, "table": 7}
+                options |= {"decay": decay, "threshold": threshold}
                 backend.counter_update(*ours, rows, grad, **options)
                 ORACLE.counter_update(*theirs, rows, grad, **options)
                 assert_same(ours, theirs)
+                for found in (ours[3], theirs[3]):
+                    totals.fold(found)
 
 
 def test_the_last_instruction_set_runs_everywhere() -> None:

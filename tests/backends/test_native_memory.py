@@ -13,6 +13,7 @@ import torch
 from packedbag.backends import missing, native_cpu, native_library
 from packedbag.backends.native_library import address
 from packedbag.backends.reference import BACKEND as ORACLE
+from packedbag.core import totals
 from packedbag.core.layout import words_per_row
 from packedbag.core.modes import MODES
 from tests.backends.arrays import assert_same
@@ -178,8 +179,9 @@ def test_the_backward_pass_stays_inside_its_buffers(backend: Any, dim: int, plac
 
 @pytest.mark.parametrize("dim", WIDE_DIMS)
 @pytest.mark.parametrize("place", ["guarded", "misaligned"])
+@pytest.mark.parametrize("decay", [0.0, 0.01])
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_an_update_stays_inside_its_buffers(backend: Any, dim: int, place: str, bits: int) -> None:
+def test_an_update_stays_inside_its_buffers(backend: Any, dim: int, place: str, bits: int, decay: float) -> None:
     pages = GuardedPages()
     put = pages.place if place == "guarded" else misalign
     rng = np.random.default_rng(dim)
@@ -192,8 +194,10 @@ def test_an_update_stays_inside_its_buffers(backend: Any, dim: int, place: str, 
     grad = make_gradient(rng, (len(rows), dim), "spread")
 
     def update(backend: Any, put: Any) -> tuple[np.ndarray, ...]:
-        arrays = put(words), put(planes), put(state)
+        # Threads add to the totals atomically: those alone must be aligned, as NumPy and torch make them.
+        arrays = put(words), put(planes), put(state), totals.new()
         options = {"bits": bits, "rate": 0.75, "adaptivity": "ema", "seed": 2**64 - 1, "step": 3, "table": 65535}
+        options.update(decay=decay, threshold=-1.0)
         backend.counter_update(*arrays, put(rows), put(grad), embedding_dim=dim, **options)
         return arrays
 

@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packedbag.backends.reference import BACKEND as ORACLE
+from packedbag.core import totals
 from packedbag.core.layout import unpack_array, words_per_row
+from packedbag.core.totals import TYPICAL
+from packedbag.core.touches import mixed
 from tests.backends.scalars import F, scalar_sum_of_squares
 from tests.strategies import Counters, counters, make_row_state
 
@@ -33,25 +36,44 @@ def random_16_bits(case: Counters, row: int, column: int) -> int:
     return words[column % 8 // 2] >> (16 if column % 2 else 0) & 0xFFFF
 
 
+def scalar_touches(code: int, case: Counters, row: int) -> tuple[int, int]:
+    """Return the code after one more touch, and the number it stands for."""
+    octave, part = divmod(max(code - 128, 0), 8)
+    random = int(mixed(np.array([row]), seed=case.seed, step=case.step, table=case.table)[0])
+    if code < 128 or (random % 2 ** (octave + 4) == 0 and code < 255):
+        code += 1
+    octave, part = divmod(max(code - 128, 0), 8)
+    return code, code if code < 128 else (8 + part) * 2 ** (octave + 4)
+
+
 def scalar_update(case: Counters, i: int) -> tuple[list[int], int | None]:
     """Return the counters of the i-th row after the update, and its state word, by float32 scalars."""
     row, g = int(case.rows[i]), list(case.grad[i])
     dim, half = len(g), 2 ** (case.bits - 1)
-    r, word = F(case.rate), None
+    votes = case.threshold >= 0
+    r, shrink, word = F(1 if votes else case.rate), F(min(case.decay, 0.125)), None
     if case.row_state is not None:
         state = int(case.row_state[row]) % 2**32
-        touches = min((state & 255) + 1, 100)
+        code, touches = scalar_touches(state & 255, case, row)
         old = np.array([state & ~255], np.uint32).view(F)[0]
         q = scalar_sum_of_squares(g) / F(dim)
         q = q if q < np.finfo(F).max else np.finfo(F).max
-        s = old + (q - old) / F(touches) if case.adaptivity == "ema" else min(old + q, np.finfo(F).max)
-        word = int(np.array([s], F).view(np.uint32)[0]) & ~255 | touches
-        r = F(case.rate) / (np.sqrt(s) + F(1e-8))
+        s = old + (q - old) / F(min(touches, 100)) if case.adaptivity == "ema" else min(old + q, np.finfo(F).max)
+        word = int(np.array([s], F).view(np.uint32)[0]) & ~255 | code
+        root = np.sqrt(s) + F(1e-8)
+        r = r / root
+        typical = np.array([case.totals[TYPICAL]]).astype(np.uint32).view(F)[0]
+        due = F(case.decay) * np.sqrt(typical) * (F(case.step + 1) / F(touches)) / root
+        shrink = min(due, F(0.125)) if s > 0 else F(0)
     values = []
     for j in range(dim):
         m = sum((int(case.planes[row, j // 32, p]) >> (j % 32) & 1) << p for p in range(case.bits - 1))
         v = m if int(case.words[row, j // 32]) >> (j % 32) & 1 else -1 - m
         x = r * g[j]
+        if votes:
+            x = F(math.copysign(case.rate, x)) if abs(x) > F(case.threshold) else F(0)
+        if case.decay > 0:
+            x = x + shrink * (F(v) + F(0.5))
         t = F(0) if np.isnan(x) else min(abs(x), F(2**case.bits))
         whole = math.floor(t)
         up = F(random_16_bits(case, row, j)) + F(0.5) < F(65536) * (t - F(whole))
@@ -74,7 +96,7 @@ def counter_values(words: np.ndarray, planes: np.ndarray, dim: int) -> np.ndarra
 def test_an_update_is_the_designs_formula_in_scalars(case: Counters) -> None:
     words, planes = case.words.copy(), case.planes.copy()
     state = None if case.row_state is None else case.row_state.copy()
-    case.call(ORACLE, words, planes, state, case.rows, case.grad)
+    case.call(ORACLE, words, planes, state, case.totals.copy(), case.rows, case.grad)
     dim = case.grad.shape[1]
     values = counter_values(words, planes, dim)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -119,7 +141,7 @@ def test_a_gradient_that_overflowed_both_ways_moves_nothing_and_an_infinite_one_
 def test_an_update_leaves_other_rows_alone_and_clears_the_tails_of_its_own(case: Counters) -> None:
     words, planes = case.words.copy(), case.planes.copy()
     state = None if case.row_state is None else case.row_state.copy()
-    case.call(ORACLE, words, planes, state, case.rows, case.grad)
+    case.call(ORACLE, words, planes, state, case.totals.copy(), case.rows, case.grad)
     others = np.setdiff1d(np.arange(len(words)), case.rows)
     np.testing.assert_array_equal(words[others], case.words[others])
     np.testing.assert_array_equal(planes[others], case.planes[others])
@@ -135,7 +157,7 @@ def test_an_update_leaves_other_rows_alone_and_clears_the_tails_of_its_own(case:
 def test_rows_updated_one_at_a_time_are_those_updated_at_once(case: Counters) -> None:
     states = []
     for parts in ([slice(None)], [slice(i, i + 1) for i in reversed(range(len(case.rows)))]):
-        state = [None if x is None else x.copy() for x in (case.words, case.planes, case.row_state)]
+        state = [None if x is None else x.copy() for x in (case.words, case.planes, case.row_state, case.totals)]
         for part in parts:
             case.call(ORACLE, *state, case.rows[part], case.grad[part])
         states.append(state)
@@ -149,6 +171,7 @@ def make_counters(rows: int, dim: int, bits: int, x: float, **changed: Any) -> C
         words=np.full((rows, words_per_row(dim)), 0xFFFFFFFF, np.uint32),
         planes=np.zeros((rows, words_per_row(dim), bits - 1), np.int32),
         row_state=None,
+        totals=totals.new(),
         rows=np.arange(rows),
         grad=np.full((rows, dim), x, F),
         bits=bits,
@@ -162,7 +185,7 @@ def make_counters(rows: int, dim: int, bits: int, x: float, **changed: Any) -> C
 
 
 def values_after(case: Counters) -> np.ndarray:
-    case.call(ORACLE, case.words, case.planes, case.row_state, case.rows, case.grad)
+    case.call(ORACLE, case.words, case.planes, case.row_state, case.totals, case.rows, case.grad)
     return counter_values(case.words, case.planes, case.grad.shape[1])
 
 
@@ -215,7 +238,8 @@ def test_ema_is_the_plain_mean_of_the_first_100_squares_and_forgets_after() -> N
         case = make_counters(1, 32, 2, 0, row_state=state, adaptivity="ema", grad=grad)
         values_after(case)
         expected += (square - expected) / min(touch, 100)
-        assert int(state[0]) & 255 == min(touch, 100)
+        code = int(state[0]) & 255
+        assert code == touch if touch <= 128 else 128 <= code <= 130
         stored = np.array([int(state[0]) & ~255], np.int32).view(F)[0]
         assert abs(stored / expected - 1) < 2**-15 * min(touch, 100)  # 8 of 24 mantissa bits hold the touches
         if touch == 100:
@@ -247,6 +271,20 @@ def test_state_words_of_extreme_gradients_stay_finite() -> None:
         for _ in range(3):
             values_after(make_counters(30, 33, 4, 0, row_state=state, adaptivity=adaptivity, grad=grad))
             assert np.isfinite((state.view(np.uint32) & np.uint32(0xFFFFFF00)).view(F)).all()
+
+
+@settings(max_examples=30)
+@given(case=counters())
+def test_totals_count_flips_rows_and_statistics(case: Counters) -> None:
+    words, planes, found = case.words.copy(), case.planes.copy(), case.totals.copy()
+    state = None if case.row_state is None else case.row_state.copy()
+    case.call(ORACLE, words, planes, state, found, case.rows, case.grad)
+    dim = case.grad.shape[1]
+    added = found - case.totals
+    flips = (unpack_array(words, dim) != unpack_array(case.words, dim)).sum()
+    kept = [] if state is None else [int(word) % 2**32 & ~255 for word in state[case.rows]]
+    expected = [flips, len(case.rows), sum(word > 0 for word in kept), sum(kept)]
+    assert added.tolist() == [*expected, 0, 0, 0, 0]
 
 
 def test_words_held_as_int32_are_updated_like_uint32() -> None:

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from packedbag import pack
-from packedbag.backends import cuda_kernels
+from packedbag.backends import cuda_kernels, cupy_steps
 from packedbag.backends.cupy_cuda import CupyCuda
 from packedbag.backends.protocol import CounterRule
 from packedbag.backends.reference import BACKEND as ORACLE
+from packedbag.core import totals, touches
 from packedbag.core.errors import IndexRangeError, OffsetsError
 from tests.backends.arrays import assert_same, to_device, to_numpy
 from tests.cuda_on_cpu import emulator, machine
-from tests.strategies import Bags, make_gradient, make_words
+from tests.strategies import Bags, make_gradient, make_row_state, make_totals, make_words
 
 pytestmark = pytest.mark.skipif(machine.missing() is not None, reason=f"the emulator of CUDA: {machine.missing()}")
 
@@ -203,13 +204,16 @@ def test_a_small_step_equals_the_oracle_in_any_order_of_threads(backend: CupyCud
     rows = np.array([1] * 33 + [0] + [1] * 33 + [2, 2, 3])  # 3: dropped
     bags, grad = rng.integers(0, 5, len(rows)), make_gradient(rng, (5, 40), "spread")
     words, planes = make_words(rng, 3, 40), make_words(rng, 3, 40)[:, :, None].view(np.int32).copy()
-    state, scale = np.zeros(3, np.int32), np.array([0.5, -1.5, 2.0], np.float32)
-    rule = CounterRule(embedding_dim=40, bits=2, rate=0.7, adaptivity="ema", seed=9, step=4, table=1)
-    mine = [torch.from_numpy(x.copy()) for x in (words.view(np.int32), planes, state)]
+    state, scale = make_row_state(rng, 3), np.array([0.5, -1.5, 2.0], np.float32)
+    sizes = {"embedding_dim": 40, "bits": 2, "rate": 0.7, "adaptivity": "ema"}
+    # The step of the rule is not the device's, which counts: for the random numbers, the touches and the decay.
+    rule = CounterRule(**sizes, decay=float(np.float32(0.01)), threshold=-1.0, seed=9, step=77, table=1)
+    added = make_totals(rng)
+    mine = [torch.from_numpy(x.copy()) for x in (words.view(np.int32), planes, state, added)]
     squares, trained = torch.zeros(3), torch.from_numpy(scale.copy())
     with emulator.schedule(schedule, 3):
         control = torch.tensor([4, 0, 0, 0, 0])
-        factor = backend.judge(control, torch.full((1,), 0.5), torch.zeros(1), 1.0, 0)
+        factor = backend.judge(control, torch.full((1,), 0.5), torch.zeros(1), 1.0, 0, mine[3])
         backend.marked_step(
             *mine,
             torch.from_numpy(rows.astype(np.int32)),
@@ -232,11 +236,85 @@ def test_a_small_step_equals_the_oracle_in_any_order_of_threads(backend: CupyCud
     distinct, starts, order = ORACLE.merge(rows[kept])
     shared = {"weights": None, "counts": None, "columns": None, "factor": 0.5}
     sums = ORACLE.sum_rows(grad, bags[kept], order, starts, scale=scale[distinct] if scaled else None, **shared)
-    ORACLE.counter_update(words, planes, state, distinct, sums, **rule)
+    totals.fold(added)
+    ORACLE.counter_update(words, planes, state, added, distinct, sums, **{**rule, "step": 4})
     assert_same(mine[0].numpy().view(np.uint32), words)
     assert_same(mine[1].numpy(), planes)
     assert_same(mine[2].numpy(), state)
+    assert_same(mine[3].numpy(), added)
     assert trained.numpy().tolist() != scale.tolist() if scaled else trained.numpy().tolist() == scale.tolist()
+
+
+@pytest.mark.parametrize("schedule", ["forward", "random"])
+@pytest.mark.parametrize("warps", [1, 7, 40])
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 100])
+def test_warps_that_take_several_rows_update_as_those_of_one(
+    backend: CupyCuda, monkeypatch: pytest.MonkeyPatch, rows: int, warps: int, schedule: str
+) -> None:
+    monkeypatch.setattr(cupy_steps, "ENOUGH_WARPS", warps)
+    rng = np.random.default_rng(rows)
+    occurring = np.sort(rng.integers(0, 2 * rows, 3 * rows))
+    factors: dict[str, Any] = {"weights": None, "scale": None, "counts": None, "columns": None, "factor": 1.0}
+    rule = CounterRule(
+        embedding_dim=33, bits=3, rate=0.7, adaptivity="ema", decay=0.0, threshold=-1.0, seed=9, step=4, table=1
+    )
+    words, grad = make_words(rng, 2 * rows, 33), make_gradient(rng, (3 * rows, 33), "normal")
+    planes = np.zeros((2 * rows, 2, 2), np.int32)
+    state = [words.view(np.int32), planes, make_row_state(rng, 2 * rows), make_totals(rng)]
+    mine, theirs = ([x.copy() for x in state] for _ in range(2))
+    distinct, starts, order = ORACLE.merge(occurring)
+    bags = np.arange(3 * rows)
+    with emulator.schedule(schedule, 1):
+        step = [torch.from_numpy(x) for x in (*mine, distinct, grad, bags, order, starts)]
+        backend.counter_step(*step, factors=factors, rule=rule)
+    theirs[0] = theirs[0].view(np.uint32)
+    ORACLE.counter_update(*theirs, distinct, ORACLE.sum_rows(grad, bags, order, starts, **factors), **rule)
+    assert_same(tuple(mine), (theirs[0].view(np.int32), *theirs[1:]))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_judging_a_step_folds_the_last_ones_statistics(backend: CupyCuda, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    before = make_totals(rng)
+    before[totals.STEP_ROWS] = rng.choice([0, 1, 3, 10**6, 2**31 + 5])
+    mean = int(np.float32(10.0 ** rng.uniform(-30, 30)).view(np.uint32))
+    before[totals.STEP_BITS] = before[totals.STEP_ROWS] * mean + (before[totals.STEP_ROWS] > 1)
+    before[totals.FOLDS] = rng.choice([0, 1, 98, 99, 100, 10**12])
+    mine, control = torch.from_numpy(before.copy()), torch.zeros(5, dtype=torch.int64)
+    received = torch.tensor([np.nan if seed % 2 else 1.0])  # refused or not: a second look finds nothing to fold
+    for _ in range(2):
+        backend.judge(control, received, torch.zeros(1), 1.0, 0, mine)
+    totals.fold(before)
+    assert_same(mine.numpy(), before)
+
+
+def test_a_table_without_totals_is_judged_as_well(backend: CupyCuda) -> None:
+    control = torch.zeros(5, dtype=torch.int64)
+    assert backend.judge(control, torch.ones(1), torch.zeros(1), 2.0, 0, None).tolist() == [0.5, 1.0]
+
+
+TOUCHES = """
+__global__ void touches(const i64 *row, const u32 *code, const u32 *random, u64 seed, u32 step, u32 table, u32 *out) {
+  const u32 i = threadIdx.x;
+  out[3 * i] = mixed((u64)row[i], seed, step, table);
+  out[3 * i + 1] = touches_of(code[i]);
+  out[3 * i + 2] = touched(code[i], random[i]);
+}
+"""
+
+
+@pytest.mark.parametrize("most", [2**32, 16, 1])
+def test_touches_are_counted_as_the_oracle_counts(most: int) -> None:
+    folder, rng = cuda_kernels.folder(), np.random.default_rng(most)
+    code = "".join((folder / f"{part}.cuh").read_text() for part in ("types", "touches")) + TOUCHES
+    kernel = emulator.Module(code, name_expressions=["touches"]).get_function("touches")
+    rows, codes = rng.integers(0, 2**62, 256), np.arange(256, dtype=np.uint32)
+    random = rng.integers(0, most, 256, dtype=np.uint32)
+    out, seed, step, table = np.zeros((256, 3), np.uint32), 2**63 + 11, 2**32 - 5, 65535
+    kernel((1,), (256,), (rows, codes, random, np.uint64(seed), np.uint32(step), np.uint32(table), out))
+    assert_same(out[:, 0], touches.mixed(rows, seed=seed, step=step, table=table))
+    assert_same(out[:, 1].astype(np.int64), touches.touches_of(codes))
+    assert_same(out[:, 2], touches.touched(codes.view(np.int32), random))
 
 
 ARITHMETIC = """

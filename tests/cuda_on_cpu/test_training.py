@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from packedbag import PackedEmbeddingBag
-from packedbag.optim import BitFlip, CounterSGD
+from packedbag.optim import BitFlip, CounterSGD, VoteFlip
 from tests.cuda_on_cpu import machine
 
 pytestmark = pytest.mark.skipif(machine.missing() is not None, reason=f"the emulator of CUDA: {machine.missing()}")
@@ -24,7 +24,7 @@ def train(
     module = PackedEmbeddingBag(
         ROWS, dim, mode=mode, scale=scale, padding_idx=3, generator=torch.Generator().manual_seed(0)
     )
-    kind = BitFlip if bits == 1 else CounterSGD
+    kind = VoteFlip if "threshold" in options else BitFlip if bits == 1 else CounterSGD
     optimizer = kind([module.anchor], lr=0.3, seed=7, **({} if bits == 1 else {"bits": bits}), **options)
     draw = torch.Generator().manual_seed(1)
     for step in range(steps):
@@ -66,6 +66,18 @@ def test_steps_of_every_mode_and_width_equal_the_cpus(mode: str, dim: int) -> No
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_steps_of_every_counter_equal_the_cpus(bits: int, adaptivity: str | None) -> None:
     assert_same_training(70, "mean", bits=bits, adaptivity=adaptivity)
+
+
+@pytest.mark.parametrize("adaptivity", ["ema", "adagrad", None])
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_steps_that_decay_equal_the_cpus(bits: int, adaptivity: str | None) -> None:
+    assert_same_training(70, "mean", bits=bits, adaptivity=adaptivity, decay=0.1, steps=6)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_votes_equal_the_cpus(bits: int, decay: float) -> None:
+    assert_same_training(70, "mean", bits=bits, threshold=0.5, decay=decay, steps=6)
 
 
 @pytest.mark.parametrize("mode", ["sum", "mean", "majority", "max"])

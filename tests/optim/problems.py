@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from packedbag import PackedEmbedding, PackedEmbeddingBag
+from packedbag.core.totals import fold
 from packedbag.optim import CounterSGD, dense_parameters, packed_parameters
 from tests.devices import seeded
 
@@ -40,11 +41,18 @@ def loss_of(model, number):
 
 
 def snapshot(model, *optimizers):
-    """Return copies of all words, parameters and optimizer tensors."""
+    """Return copies of all words, parameters and optimizer tensors.
+
+    Totals are folded, as the next step would: a GPU folds them in a step that it then refuses, a CPU does not.
+    """
     state = [v.clone() for v in model.state_dict().values()]
     for optimizer in optimizers:
         for values in optimizer.state_dict()["state"].values():
-            state += [v.clone() for v in values.values() if isinstance(v, torch.Tensor)]
+            copies = {name: v.clone() for name, v in values.items() if isinstance(v, torch.Tensor)}
+            if "totals" in copies:
+                copies["totals"] = copies["totals"].cpu()
+                fold(copies["totals"].numpy())
+            state += copies.values()
     return state
 
 
