@@ -246,7 +246,7 @@ class GradientSink:
             f"{type(source).__name__}({source.num_embeddings}, {source.embedding_dim}): "
             f"{max(len(self.parts), self._abandoned)} backward calls and no step of a packed optimizer: its bits are "
             f"not being trained, and {held} bytes of gradients wait. Pass packedbag.optim.packed_parameters(model) "
-            f"to CounterSGD or BitFlip and call step(), or freeze it: module.anchor.requires_grad_(False).",
+            f"to an optimizer of packedbag.optim and call step(), or freeze it: module.anchor.requires_grad_(False).",
             stacklevel=2,
         )
 

@@ -198,6 +198,7 @@ class PackedOptimizer(Diagnostics, DeferredSteps, torch.optim.Optimizer):
             ) from error
         self.state.update(loaded)
         self._compared.clear()
+        self._count_from_here()
         self._controls.restart(self.param_groups[0]["step"])
 
     # -------------------------------------------------------------------------------------------------------

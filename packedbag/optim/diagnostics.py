@@ -31,7 +31,7 @@ class Diagnostics:
     def flip_rate(self) -> list[float]:
         """Return which part of the weights that were updated since the last call have flipped, a number a table.
 
-        A weight counts as updated when its row is. Early in training a few per cent flip a step; once the rate of
+        Or since `load_state_dict`, if that was later. A weight counts as updated when its row is. Early in training a few per cent flip a step; once the rate of
         learning has gone down, hardly any do: a table that keeps flipping has not been let settle. NaN where no row
         was updated since. On a GPU, waits for the steps under way.
         """
@@ -48,6 +48,12 @@ class Diagnostics:
             weights = (rows - rows_before) * state["embedding_dim"]
             rates.append((flips - flips_before) / weights if weights > 0 else float("nan"))
         return rates
+
+    def _count_from_here(self) -> None:
+        """Let flip rates be of what follows: a state was loaded."""
+        for anchor, _ in self._tables():
+            found = self.state.get(anchor, {}).get("totals")
+            self._counted[anchor] = (0, 0) if found is None else (int(found[FLIPS]), int(found[ROWS]))
 
     def untouched_rows(self) -> list[int | None]:
         """Return how many rows were never updated, a number a table; None where the optimizer keeps no row state."""

@@ -95,3 +95,13 @@ def test_a_copied_optimizer_counts_on_by_itself():
     first = optimizer.flip_rate()
     clone = copy.deepcopy((module, optimizer))[1]
     assert clone.flip_rate() == first
+
+
+def test_a_loaded_state_is_where_flips_are_counted_from():
+    module = PackedEmbedding(9, 64)
+    optimizer = CounterSGD([module.anchor], lr=0.3, seed=0)
+    module(torch.arange(9)).sum().backward()
+    optimizer.step()
+    other = CounterSGD([module.anchor], lr=0.3, seed=0)
+    other.load_state_dict(optimizer.state_dict())
+    assert math.isnan(other.flip_rate()[0])

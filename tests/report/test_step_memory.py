@@ -26,7 +26,7 @@ def test_tables_take_1_8_and_32_bits_a_weight(costs):
 
 
 def test_state_is_counted_from_live_tensors(costs):
-    assert costs["packed"].state_bytes == WEIGHTS * 7 // 8 + ROWS * 4
+    assert costs["packed"].state_bytes == WEIGHTS * 7 // 8 + ROWS * 4 + 64  # the totals of the table
     assert costs["char"].state_bytes == WEIGHTS * CHAR_STATE_BYTES
     assert costs["fp32"].state_bytes == WEIGHTS * 4 + 4
 
