@@ -35,8 +35,8 @@ def config(method: str, dim: int = 40, **settings: Any) -> Config:
 
 
 #: By hand, for D = 40, two words a row: bytes of all tables, of their optimizer's state, and in serving.
-#: A table's scale is a float; Adam keeps two more and a count for it.
-SCALES, SCALE_STATE = TABLES * 4, TABLES * 12
+#: A table's scale is a float; Adam keeps two more and a count for it. A packed optimizer keeps eight totals a table.
+SCALES, SCALE_STATE, TOTALS = TABLES * 4, TABLES * 12, TABLES * 64
 WORDS = ROWS * 2 * 4
 HAND = {
     ("fp32-adam", None): (ROWS * 40 * 4, ROWS * 40 * 8 + TABLES * 4, ROWS * 40 * 4),
@@ -44,9 +44,9 @@ HAND = {
     ("ste-adam", None): (ROWS * 40 * 4 + SCALES, ROWS * 40 * 8 + TABLES * 4 + SCALE_STATE, WORDS + SCALES),
     ("int8-adagrad", None): (ROWS * (40 + 8), ROWS * 4, ROWS * (40 + 8)),
     ("frozen", None): (WORDS + SCALES, SCALE_STATE, WORDS + SCALES),
-    ("counter", 8): (WORDS + SCALES, WORDS * 7 + ROWS * 4 + SCALE_STATE, WORDS + SCALES),
-    ("counter", 2): (WORDS + SCALES, WORDS * 1 + ROWS * 4 + SCALE_STATE, WORDS + SCALES),
-    ("bit-flip", None): (WORDS + SCALES, ROWS * 4 + SCALE_STATE, WORDS + SCALES),
+    ("counter", 8): (WORDS + SCALES, WORDS * 7 + ROWS * 4 + SCALE_STATE + TOTALS, WORDS + SCALES),
+    ("counter", 2): (WORDS + SCALES, WORDS * 1 + ROWS * 4 + SCALE_STATE + TOTALS, WORDS + SCALES),
+    ("bit-flip", None): (WORDS + SCALES, ROWS * 4 + SCALE_STATE + TOTALS, WORDS + SCALES),
 }
 
 
