@@ -31,9 +31,9 @@ class Diagnostics:
     def flip_rate(self) -> list[float]:
         """Return which part of the weights that were updated since the last call have flipped, a number a table.
 
-        Or since `load_state_dict`, if that was later. A weight counts as updated when its row is. Early in training a few
-        per cent flip a step; once the rate of learning has gone down, hardly any do: a table that keeps flipping has not
-        been let settle. NaN where no row was updated since. On a GPU, waits for the steps under way.
+        Or since `load_state_dict`, if that was later. A weight counts as updated when its row is. Early in training a
+        few per cent flip a step; once the rate of learning has gone down, hardly any do: a table that keeps flipping
+        has not been let settle. NaN where no row was updated since. On a GPU, waits for the steps under way.
         """
         rates = []
         for anchor, _ in self._tables():
