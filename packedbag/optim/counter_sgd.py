@@ -83,9 +83,8 @@ class CounterSGD(PackedOptimizer):
         scale_lr: float | None = None,
         seed: int | None = None,
         process_group: Any = None,
-        **more: Any,
     ) -> None:
-        defaults = {"lr": lr, "bits": bits, "adaptivity": adaptivity, "decay": decay, "scale_lr": scale_lr, **more}
+        defaults = {"lr": lr, "bits": bits, "adaptivity": adaptivity, "decay": decay, "scale_lr": scale_lr}
         super().__init__(params, defaults, seed=seed, process_group=process_group)
 
     def check_options(self, group: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from packedbag.optim.base import check_rate
+from packedbag.optim.base import PackedOptimizer, check_rate
 from packedbag.optim.counter_sgd import CounterSGD
 
 
@@ -53,17 +53,9 @@ class VoteFlip(CounterSGD):
         seed: int | None = None,
         process_group: Any = None,
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            bits=bits,
-            adaptivity=adaptivity,
-            decay=decay,
-            scale_lr=scale_lr,
-            seed=seed,
-            process_group=process_group,
-            threshold=threshold,
-        )
+        defaults = {"lr": lr, "bits": bits, "threshold": threshold, "adaptivity": adaptivity, "decay": decay}
+        options = {**defaults, "scale_lr": scale_lr}
+        PackedOptimizer.__init__(self, params, options, seed=seed, process_group=process_group)
 
     def check_options(self, group: dict[str, Any]) -> None:
         """Raise `ArgumentError` for an option of a parameter group that is not allowed."""

@@ -101,3 +101,10 @@ def test_its_state_is_that_of_counters():
     shapes = [{k: v.shape for k, v in o.state[m.anchor].items() if isinstance(v, torch.Tensor)}
               for m, o in ((module, votes), (other, counters))]  # fmt: skip
     assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("kind", [CounterSGD, VoteFlip])
+def test_an_option_that_does_not_exist_is_refused(kind):
+    module = PackedEmbedding(10, 8)
+    with pytest.raises(TypeError, match="decays"):
+        kind([module.anchor], lr=0.1, decays=0.1)
