@@ -15,6 +15,7 @@ from benchmarks.quality import grids, methods
 from benchmarks.quality.config import Config
 from benchmarks.quality.data import registry
 from benchmarks.quality.run import DivergedError, Run
+from benchmarks.quality.step_time import WARM_STEPS, seconds_of_steps
 from benchmarks.quality.tables.fp32 import Fp32Table, RowwiseAdagrad
 from benchmarks.quality.tables.int8 import Int8Adagrad, Int8Table
 from benchmarks.quality.tables.straight_through import ClippedAdam, StraightThroughTable
@@ -213,3 +214,11 @@ def test_signs_pass_the_gradient_straight_to_latents_that_stay_in_their_range() 
     np.testing.assert_allclose(table.latent.grad, [[-0.5, 0.5], [0.5, 0.5], [0, 0]])
     optimizer.step()
     np.testing.assert_allclose(table.latent.detach()[0], [1, -1])
+
+
+def test_steps_are_timed_in_turns_and_those_that_warm_up_are_left_out(data: Any) -> None:
+    runs = [Run(config("counter", bits=8), data), Run(config("fp32-adagrad"), data)]
+    found = seconds_of_steps(runs, 4)
+    assert [len(seconds) for seconds in found] == [4, 4]
+    assert all(second > 0 for seconds in found for second in seconds)
+    assert [run.steps for run in runs] == [WARM_STEPS + 4] * 2
