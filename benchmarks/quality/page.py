@@ -50,7 +50,8 @@ METHOD = """## How it is measured
   The perceptron is left out.
 - "peak" is the most memory the process held while it trained and scored, above what it held when the data were read:
   the perceptron, its optimizer and the activations of a batch, too, not the tables alone.
-- "seconds" are those of training steps, one thread a run; scoring is left out.
+- "seconds" are those of training steps, one thread a run; scoring is left out. What else the machine did is in them:
+  `python -m benchmarks.quality.step_time` lets packed tables and their fp32 twins take turns, and gives ratios.
 - "frozen random bits" is the control: the bits are never trained, the perceptron and the scales are. A method that does
   not beat it at the same D has learned nothing in its tables.
 """
