@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+from packedbag.recsys.schedule import factor
 
 #: Where "step" lowers the rates, as parts of the run, and to what.
 STEPS = ((0.6, 1.0), (0.85, 0.1), (1.0, 0.01))
 
 
 def _step(done: float) -> float:
-    return next(factor for end, factor in STEPS if done < end or end == 1.0)
+    return next(by for end, by in STEPS if done < end or end == 1.0)
 
 
 #: The factor by the part of the run that is done, in [0, 1).
 SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda done: 1.0,
-    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "constant": partial(factor, "constant"),
+    "cosine": partial(factor, "cosine"),
     "step": _step,
 }
 
@@ -41,6 +43,6 @@ class Schedule:
 
     def set(self, step: int) -> None:
         """Set the rates for ``step``, counted from 0."""
-        factor = self._factor(step / self._steps)
+        by = self._factor(step / self._steps)
         for group, rate, start in self._start:
-            group[rate] = start * factor
+            group[rate] = start * by

@@ -10,7 +10,7 @@ import torch
 from packedbag.backends.eager_bits import unpack
 from packedbag.core import touches
 from packedbag.core.totals import FLIPS, ROWS
-from packedbag.ops.sink import sink_of
+from packedbag.optim.deferred_steps import sink_of_anchor
 
 #: Elements of the largest temporary of a histogram.
 ELEMENTS = 1 << 22
@@ -36,24 +36,30 @@ class Diagnostics:
         has not been let settle. NaN where no row was updated since. On a GPU, waits for the steps under way.
         """
         rates = []
+        for (anchor, _), (flips, updated) in zip(self._tables(), self.flip_counts(), strict=True):
+            flips_before, updated_before = self._counted.get(anchor, (0, 0))
+            self._counted[anchor] = (flips, updated)
+            since = updated - updated_before
+            rates.append((flips - flips_before) / since if since > 0 else float("nan"))
+        return rates
+
+    def flip_counts(self) -> list[tuple[int, int]]:
+        """Return how many weights have flipped and how many were updated, a pair a table, since its state was made.
+
+        They are part of the state: those of a resumed run are those of one that was never stopped.
+        """
+        counts = []
         for anchor, _ in self._tables():
             state = self.state.get(anchor, {})
-            if "totals" not in state:
-                rates.append(float("nan"))
-                continue
-            found = state["totals"].tolist()
-            flips, rows = found[FLIPS], found[ROWS]
-            flips_before, rows_before = self._counted.get(anchor, (0, 0))
-            self._counted[anchor] = (flips, rows)
-            weights = (rows - rows_before) * state["embedding_dim"]
-            rates.append((flips - flips_before) / weights if weights > 0 else float("nan"))
-        return rates
+            found = state["totals"].tolist() if "totals" in state else None
+            counts.append((found[FLIPS], found[ROWS] * state["embedding_dim"]) if found else (0, 0))
+        return counts
 
     def _count_from_here(self) -> None:
         """Let flip rates be of what follows: a state was loaded."""
-        for anchor, _ in self._tables():
-            found = self.state.get(anchor, {}).get("totals")
-            self._counted[anchor] = (0, 0) if found is None else (int(found[FLIPS]), int(found[ROWS]))
+        self._counted.update(
+            (anchor, counts) for (anchor, _), counts in zip(self._tables(), self.flip_counts(), strict=True)
+        )
 
     def untouched_rows(self) -> list[int | None]:
         """Return how many rows were never updated, a number a table; None where the optimizer keeps no row state."""
@@ -61,7 +67,7 @@ class Diagnostics:
         for anchor, _ in self._tables():
             state = self.state.get(anchor, {})
             if not state:
-                counts.append(_source(anchor).num_embeddings)
+                counts.append(sink_of_anchor(anchor).source.num_embeddings)
             elif "row_state" in state:
                 counts.append(int((state["row_state"] & touches.MASK == 0).sum()))
             else:
@@ -75,17 +81,11 @@ class Diagnostics:
         A heap at the last value is of weights at the end of their range.
         """
         return [
-            _histogram(self.state[anchor]["planes"], _source(anchor).embedding_dim)
+            _histogram(self.state[anchor]["planes"], sink_of_anchor(anchor).source.embedding_dim)
             if "planes" in self.state.get(anchor, {})
             else None
             for anchor, _ in self._tables()
         ]
-
-
-def _source(anchor: torch.Tensor) -> Any:
-    sink = sink_of(anchor)
-    assert sink is not None, "add_param_group admits anchors only"
-    return sink.source
 
 
 def _histogram(planes: torch.Tensor, embedding_dim: int) -> torch.Tensor:

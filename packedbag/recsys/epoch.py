@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from packedbag.core.totals import FLIPS, ROWS
 from packedbag.optim.base import PackedOptimizer
 from packedbag.recsys.metrics import Score
 
@@ -71,24 +70,9 @@ class Epoch:
         return plain
 
 
-def flip_counts(optimizer: torch.optim.Optimizer, dim: int) -> list[list[int]]:
-    """Return for each packed table how many weights have flipped and how many have been updated since the run began.
-
-    `PackedOptimizer.flip_rate` counts from its last call, which a checkpoint does not keep; these numbers are in the
-    optimizer's state, so that the rates of a resumed run are those of one that was never stopped.
-
-    Args:
-        optimizer: of the tables; one that is not packed has none.
-        dim: D of every table.
-    """
-    if not isinstance(optimizer, PackedOptimizer):
-        return []
-    counts = []
-    for anchor in (anchor for group in optimizer.param_groups for anchor in group["params"]):
-        totals = optimizer.state.get(anchor, {}).get("totals")
-        found = [0] * (max(FLIPS, ROWS) + 1) if totals is None else totals.tolist()
-        counts.append([found[FLIPS], found[ROWS] * dim])
-    return counts
+def flip_counts(optimizer: torch.optim.Optimizer) -> list[list[int]]:
+    """Return `PackedOptimizer.flip_counts` as a checkpoint holds it; an optimizer that is not packed has none."""
+    return [list(counts) for counts in optimizer.flip_counts()] if isinstance(optimizer, PackedOptimizer) else []
 
 
 def table_reports(

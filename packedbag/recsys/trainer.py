@@ -179,7 +179,7 @@ class Trainer:
         started = time.perf_counter()
         self.model.train()
         if p.batch == 0:
-            p.flips = self._flip_counts()
+            p.flips = flip_counts(self.optimizers[0])
         for batch in self._batches():
             p.loss_sum += self._step(batch) * len(batch)
             p.rows += len(batch)
@@ -234,7 +234,7 @@ class Trainer:
         p = self.progress
         tables, dense = self.optimizers
         names = [field.name for field in self.dataset.fields]
-        flip_rate, reports = table_reports(tables, names, p.flips, self._flip_counts())
+        flip_rate, reports = table_reports(tables, names, p.flips, flip_counts(tables))
         return Epoch(
             number=p.epoch + 1,
             steps=p.steps,
@@ -249,9 +249,6 @@ class Trainer:
             flip_rate=flip_rate,
             tables=reports,
         )
-
-    def _flip_counts(self) -> list[list[int]]:
-        return flip_counts(self.optimizers[0], self.settings.embedding_dim)
 
     def _origin(self) -> dict[str, Any]:
         return {"kind": self.kind, "settings": self.settings.plain(), "data": self.dataset.fingerprint()}

@@ -37,7 +37,7 @@ def test_flips_are_counted_by_table_against_the_weights_that_were_updated():
     optimizer, modules = trained()
     # A gradient of 1 everywhere takes a whole counter's range: every weight of the row that was +1 is now -1.
     assert not modules[0].to_bool()[1].any()
-    (flips, updated), other = flip_counts(optimizer, 33)
+    (flips, updated), other = flip_counts(optimizer)
     assert 0 < flips <= updated == 33
     assert other == [0, 0]
     rate, tables = table_reports(optimizer, ["a", "b"], [[0, 0], [0, 0]], [[flips, updated], other])
@@ -57,9 +57,9 @@ def test_the_rate_of_all_tables_weighs_them_by_their_updates():
 def test_an_optimizer_before_its_first_step_and_one_that_is_not_packed_have_nothing_to_say():
     module = PackedEmbeddingBag(5, 33)
     optimizer = CounterSGD([module.anchor], lr=0.1, seed=0)
-    assert flip_counts(optimizer, 33) == [[0, 0]]
+    assert flip_counts(optimizer) == [[0, 0]]
     assert untouched_rows(optimizer) == 5
     plain = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
-    assert flip_counts(plain, 33) == []
+    assert flip_counts(plain) == []
     assert table_reports(plain, ["a"], [], []) == (None, {})
     assert untouched_rows(plain) is None
