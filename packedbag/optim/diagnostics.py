@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,7 +23,7 @@ class Diagnostics:
     `packedbag.optim.base.PackedOptimizer` gives the methods that are only declared here.
     """
 
-    state: dict[torch.Tensor, dict[str, Any]]
+    state: defaultdict[torch.Tensor, Any]
     _counted: dict[torch.Tensor, tuple[int, int]]
 
     def _tables(self) -> Iterable[tuple[torch.Tensor, dict[str, Any]]]:
