@@ -16,7 +16,7 @@
 #endif
 
 // Raised with every change of a struct or of a function below; Python refuses another number.
-#define PB_ABI_VERSION 3
+#define PB_ABI_VERSION 4
 
 enum { PB_SUM = 0, PB_MEAN = 1, PB_MAJORITY = 2, PB_MAX = 3 };
 enum { PB_FLOAT32 = 0, PB_FLOAT16 = 1, PB_BFLOAT16 = 2, PB_INT32 = 3, PB_PACKED = 4 };
@@ -109,6 +109,8 @@ typedef struct {
     int64_t adaptivity;
     double decay;      // a float32 >= 0
     double threshold;  // a float32: of votes, or negative for counters
+    double spacing;    // a multiple of 1/32 in 0..255: packedbag/core/thermometer.py
+    int64_t group;     // a power of two, at most 32
     uint64_t seed;
     int64_t step, table;
 } pb_counter_update_args;

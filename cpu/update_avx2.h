@@ -65,9 +65,10 @@ inline void random_halves(const UpdatePlan& plan, const Unit* units, __m256i* ha
     }
 }
 
-// The steps x of 8 counters, of which `bytes` holds v + 128.
+// The steps x of 8 counters, of which `bytes` holds v + 128; `rest` is that of their columns.
 template <bool SHAPED>
-[[gnu::always_inline]] inline __m256 steps(const UpdatePlan& plan, const Unit& unit, __m256 g, __m128i bytes) {
+[[gnu::always_inline]] inline __m256 steps(const UpdatePlan& plan, const Unit& unit, __m256 g, __m128i bytes,
+                                             const float* rest) {
     __m256 x = _mm256_mul_ps(_mm256_set1_ps(unit.rate), g);
     if (!SHAPED) return x;
     const __m256 sign = _mm256_set1_ps(-0.0f);
@@ -77,7 +78,7 @@ template <bool SHAPED>
         x = _mm256_and_ps(vote, _mm256_cmp_ps(size, _mm256_set1_ps(plan.threshold), _CMP_GT_OQ));
     }
     if (plan.decays) {
-        __m256 v = _mm256_sub_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), _mm256_set1_ps(127.5f));
+        __m256 v = _mm256_sub_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), _mm256_loadu_ps(rest));
         x = _mm256_add_ps(x, _mm256_mul_ps(_mm256_set1_ps(unit.shrink), v));
     }
     return x;
@@ -150,7 +151,8 @@ int64_t update_units_of(const UpdatePlan& plan, const Unit* units, int64_t count
             __m256i pair = halves[2 * i + k / 2];
             __m128i bytes = k < 2 ? _mm256_castsi256_si128(m) : _mm256_extracti128_si256(m, 1);
             uint32_t here;
-            __m256 x = steps<SHAPED>(plan, unit, _mm256_loadu_ps(grad + 8 * k), k % 2 ? _mm_srli_si128(bytes, 8) : bytes);
+            __m256 x = steps<SHAPED>(plan, unit, _mm256_loadu_ps(grad + 8 * k), k % 2 ? _mm_srli_si128(bytes, 8) : bytes,
+                                      plan.rest + 8 * k);
             n[k] = moves(x, limit, k % 2 ? _mm256_extracti128_si256(pair, 1) : _mm256_castsi256_si128(pair), &here);
             up |= here << (8 * k);
         }

@@ -136,8 +136,9 @@ inline uint32_t signs(__m512 low, __m512 high) {
            static_cast<uint32_t>(_mm512_movepi32_mask(_mm512_castps_si512(high))) << 16;
 }
 
-// The steps of 16 counters that vote or decay; `bytes` holds their v + 128. 0 where there is no direction.
-[[gnu::always_inline]] inline __m512 shaped(const UpdatePlan& plan, const Unit& unit, __m512 g, __m128i bytes) {
+// The steps of 16 counters that vote or decay; `bytes` holds their v + 128, `rest` is that of their columns. 0 where there is no direction.
+[[gnu::always_inline]] inline __m512 shaped(const UpdatePlan& plan, const Unit& unit, __m512 g, __m128i bytes,
+                                              const float* rest) {
     __m512 x = _mm512_mul_ps(_mm512_set1_ps(unit.rate), g);
     if (plan.votes) {
         __mmask16 votes = _mm512_cmp_ps_mask(_mm512_abs_ps(x), _mm512_set1_ps(plan.threshold), _CMP_GT_OQ);
@@ -145,7 +146,7 @@ inline uint32_t signs(__m512 low, __m512 high) {
         x = _mm512_maskz_or_ps(votes, sign, _mm512_set1_ps(plan.vote));
     }
     if (plan.decays) {
-        __m512 v = _mm512_sub_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), _mm512_set1_ps(127.5f));
+        __m512 v = _mm512_sub_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), _mm512_loadu_ps(rest));
         x = _mm512_add_ps(x, _mm512_mul_ps(_mm512_set1_ps(unit.shrink), v));
     }
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x);
@@ -161,8 +162,8 @@ template <int BITS, bool SHAPED>
     __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(tail), unit.grad);
     __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(tail >> 16), unit.grad + 16);
     if (SHAPED) {
-        low = shaped(plan, unit, low, _mm256_castsi256_si128(bytes));
-        high = shaped(plan, unit, high, _mm256_extracti128_si256(bytes, 1));
+        low = shaped(plan, unit, low, _mm256_castsi256_si128(bytes), plan.rest);
+        high = shaped(plan, unit, high, _mm256_extracti128_si256(bytes, 1), plan.rest + 16);
         *up = signs(low, high);
         return rounded(_mm512_set1_ps(65536.0f), low, high, halves, BITS);
     }

@@ -65,7 +65,7 @@ inline void steps(const UpdatePlan& plan, const Unit& unit, const uint8_t* value
     if (plan.votes)
         for (int j = 0; j < 32; ++j) x[j] = fabsf(x[j]) > plan.threshold ? copysignf(plan.vote, x[j]) : 0.0f;
     if (plan.decays)
-        for (int j = 0; j < 32; ++j) x[j] = x[j] + unit.shrink * (static_cast<float>(value[j]) - 127.5f);
+        for (int j = 0; j < 32; ++j) x[j] = x[j] + unit.shrink * (static_cast<float>(value[j]) - plan.rest[j]);
 }
 
 // How far each counter of a word moves, at most 255 (further saturates any counter just as well), and 0xFF for

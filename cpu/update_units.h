@@ -31,6 +31,7 @@ struct UpdatePlan {
     bool is_shaped;  // steps are votes, or confidences shrink: more than a rate times a gradient
     bool votes, decays;
     float threshold, vote;  // a vote's weight
+    float rest[32];  // what a column's v + 128 decays toward, without rounding: multiples of 1/64
     uint32_t step, table;  // table << 16
     // Philox's key of each round, from Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3",
     // SC 2011.
@@ -48,6 +49,8 @@ struct UpdatePlan {
           vote(static_cast<float>(args.rate)),
           step(static_cast<uint32_t>(args.step)),
           table(static_cast<uint32_t>(args.table) << 16) {
+        const float spacing = static_cast<float>(args.spacing), middle = 0.5f * static_cast<float>(args.group - 1);
+        for (int64_t j = 0; j < 32; ++j) rest[j] = 127.5f + spacing * (static_cast<float>(j % args.group) - middle);
         for (uint32_t round = 0; round < PHILOX_ROUNDS; ++round) {
             key0[round] = static_cast<uint32_t>(args.seed) + round * 0x9E3779B9u;
             key1[round] = static_cast<uint32_t>(args.seed >> 32) + round * 0xBB67AE85u;

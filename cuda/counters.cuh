@@ -33,16 +33,21 @@ __device__ __forceinline__ int rounded_step(float x, u32 random, int bits) {
   return x < 0.0f ? -n : n;
 }
 
-// Moves 32 counters, one a lane, by -x, and nearer to a flip by `shrink` of their distance to it. `planes` are the
+// What a lane's counter decays toward, its sign turned. Exact: `spacing` is a multiple of 1/32.
+__device__ __forceinline__ float rest_of(u32 lane, float spacing, u32 group) {
+  return 0.5f - spacing * ((float)(lane % group) - 0.5f * (float)(group - 1u));
+}
+
+// Moves 32 counters, one a lane, by -x, and by `shrink` of their distance to where they rest. `planes` are the
 // k - 1 words of confidence, consecutive. All lanes must call. Returns how many bits of the word flipped.
-__device__ __forceinline__ u32 update_word(u32 *word, u32 *planes, float x, float shrink, u32 random, int bits,
-                                           u32 mask, u32 lane) {
+__device__ __forceinline__ u32 update_word(u32 *word, u32 *planes, float x, float shrink, float rest, u32 random,
+                                           int bits, u32 mask, u32 lane) {
   const int half = 1 << (bits - 1);
   const u32 old = *word, mine = lane + 1u < (u32)bits ? planes[lane] : 0u;
   int m = 0;
   for (int p = 0; p + 1 < bits; p++) m |= (int)((__shfl_sync(WHOLE_WARP, mine, p) >> lane) & 1u) << p;
   int v = (old >> lane) & 1u ? m : ~m;
-  if (shrink != 0.0f) x = x + shrink * ((float)v + 0.5f);
+  if (shrink != 0.0f) x = x + shrink * ((float)v + rest);
   v -= rounded_step(x, random, bits);
   v = v < -half ? -half : (v > half - 1 ? half - 1 : v);
   const u32 bit = __ballot_sync(WHOLE_WARP, v >= 0) & mask;

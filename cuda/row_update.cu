@@ -28,7 +28,8 @@ __device__ __forceinline__ void row_gradient(float *g, const Occurrences<R> &all
 //   run_sums.cu. factor: judge.cu's, or null for 1.
 //   Row scales: scale (V,) or null; scale_squares (V,), their squared slopes so far; plain_sums: `sums` without scale.
 //   control: see control.cuh, or null: then the step's number is `first_step`. span: sorted places a warp looks at, at
-//   most 32. decay: 0 for none. threshold: negative, or gradients vote. table_number: its position in the optimizer.
+//   most 32. decay: 0 for none. threshold: negative, or gradients vote. spacing, group: packedbag/core/thermometer.py.
+//   table_number: its position in the optimizer.
 template <class R, int TILE>
 __global__ void __launch_bounds__(128, TILE < 8 ? 4 : 3)
     row_update(u32 *table, u32 *planes, u32 *row_state, u64 *totals, const R *__restrict__ rows,
@@ -36,14 +37,15 @@ __global__ void __launch_bounds__(128, TILE < 8 ? 4 : 3)
                const float *__restrict__ weights, const float *__restrict__ counts, const u32 *__restrict__ columns,
                const float *__restrict__ sums, const float *__restrict__ factor, float *scale, float *scale_squares,
                const float *__restrict__ plain_sums, const i64 *__restrict__ control, i64 total, i64 row_count, u32 span,
-               u32 width, u32 dim, int bits, float rate, int adaptivity, float decay, float threshold, float scale_rate,
-               u64 seed, u32 first_step, u32 table_number) {
+               u32 width, u32 dim, int bits, float rate, int adaptivity, float decay, float threshold, float spacing,
+               u32 group, float scale_rate, u64 seed, u32 first_step, u32 table_number) {
   const i64 first = (i64)(thread_number() / 32u) * span;
   if (first >= total || (control && control[REFUSED]) || (factor && factor[1] == 0.0f)) return;
   const u32 lane = threadIdx.x & 31u, step = control ? (u32)control[STEPS] : first_step;
   const Occurrences<R> all = {rows, order, bags, gradient, weights, counts, columns, total, width, dim};
   const float by = factor ? factor[0] : 1.0f;
   const bool votes = threshold >= 0.0f;
+  const float rest = rest_of(lane, spacing, group);
   bool starts = lane < span && first + lane < total;
   if (starts) {
     const R mine = rows[first + lane];
@@ -97,8 +99,8 @@ __global__ void __launch_bounds__(128, TILE < 8 ? 4 : 3)
           float x = r * g[k];
           if (votes) x = fabsf(x) > threshold ? copysignf(rate, x) : 0.0f;
           u32 *const confidence = planes + (row_start(row, width) + word + k) * (u32)(bits - 1);
-          flips += update_word(words + word + k, confidence, x, shrink, random.of_column((word + k) % 8u, lane), bits,
-                               column_mask(word + k, dim), lane);
+          flips += update_word(words + word + k, confidence, x, shrink, rest, random.of_column((word + k) % 8u, lane),
+                               bits, column_mask(word + k, dim), lane);
         }
       }
     }

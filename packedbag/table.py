@@ -14,6 +14,7 @@ from packedbag.core.bounds import check_bounds, check_padding_idx
 from packedbag.core.errors import ArgumentError, DtypeError, IndexRangeError, ShapeError
 from packedbag.core.layout import check_embedding_dim, check_words, view_words, words_per_row
 from packedbag.core.modes import FLOATING, PACKED, check_combination, get_mode
+from packedbag.core.thermometer import check_bits_per_value
 
 FLOAT32 = np.dtype(np.float32)
 INDEX_DTYPES = (np.dtype(np.int64), np.dtype(np.int32))
@@ -26,6 +27,7 @@ class PackedTable:
         words: (V, W) uint32, or int32 holding the same bytes; kept as it is, a memory map too.
         embedding_dim: D, weights in a row; W must be ceil(D / 32).
         scale: None; one value, which multiplies results last; or (V,) values, one a row.
+        bits_per_value: neighbouring columns that make one value, their mean, in the results of `bag` and `rows`.
         metadata: anything else to keep with the table, such as mode and padding_idx.
 
     >>> from packedbag import pack
@@ -40,8 +42,11 @@ class PackedTable:
         embedding_dim: int,
         scale: npt.ArrayLike | None = None,
         metadata: Mapping[str, Any] | None = None,
+        *,
+        bits_per_value: int = 1,
     ) -> None:
         self.embedding_dim = check_embedding_dim(embedding_dim)
+        self.bits_per_value = check_bits_per_value(bits_per_value, self.embedding_dim, "sum", "float32")
         if not isinstance(words, np.ndarray):
             raise ArgumentError("words", f"a {type(words).__name__}", "a NumPy array", "Call .numpy() on a tensor.")
         check_words(words, self.embedding_dim)
@@ -73,6 +78,7 @@ class PackedTable:
 
     def __repr__(self) -> str:
         kind = "" if self.scale is None else f", scale={'table' if self.scale.ndim == 0 else 'row'!r}"
+        kind += f", bits_per_value={self.bits_per_value}" if self.bits_per_value > 1 else ""
         return f"PackedTable({self.num_embeddings}, {self.embedding_dim}{kind}, {self.nbytes} bytes)"
 
     def bag(
@@ -99,7 +105,7 @@ class PackedTable:
                 (B, W) for "majority" and "max" without scale.
 
         Returns:
-            (B, D). An empty bag is 0, except that it is +1 for "majority".
+            (B, D / bits_per_value). An empty bag is 0, except that it is +1 for "majority".
         """
         rows = np.ascontiguousarray(indices)
         starts = None if offsets is None else np.asarray(offsets)
@@ -130,9 +136,12 @@ class PackedTable:
             starts = bounded_offsets(starts, rows.size, include_last_offset=include_last_offset)
             starts = np.ascontiguousarray(starts)
         padding = check_padding_idx(padding_idx, self.num_embeddings)
+        if self.bits_per_value > 1:
+            check_bits_per_value(self.bits_per_value, self.embedding_dim, mode, name)
         width = words_per_row(self.embedding_dim) if name == PACKED else self.embedding_dim
-        # The scale multiplies the float32 result, which is rounded to the output's dtype after it.
-        out = np.empty((num_bags, width), output if table_scale is None else np.float32)
+        finishes = table_scale is not None or self.bits_per_value > 1
+        # What is left to do is done with the float32 result, which is rounded to the output's dtype after it.
+        out = np.empty((num_bags, width), np.float32 if finishes else output)
         position = select("cpu", arrays="numpy").bag(
             self.words,
             rows,
@@ -142,16 +151,20 @@ class PackedTable:
             out,
             embedding_dim=self.embedding_dim,
             mode=mode,
-            output=name if table_scale is None else "float32",
+            output="float32" if finishes else name,
             padding_idx=-1 if padding is None else padding,
             bounds=check_bounds(bounds),
         )
         if position >= 0:
             raise IndexRangeError(position, int(rows.reshape(-1)[position]), self.num_embeddings)
-        if table_scale is None:
+        if not finishes:
             return out
+        if table_scale is not None:
+            out = out * table_scale
+        if self.bits_per_value > 1:
+            out = out.reshape(num_bags, -1, self.bits_per_value).mean(2)
         with np.errstate(over="ignore"):  # float16 has no room for large sums: inf, as IEEE says
-            return (out * table_scale).astype(output, copy=False)
+            return out.astype(output, copy=False)
 
     def rows(
         self,
@@ -161,7 +174,7 @@ class PackedTable:
         bounds: str = "raise",
         output_dtype: npt.DTypeLike = np.float32,
     ) -> npt.NDArray[Any]:
-        """Look rows up: any shape -> (*indices.shape, D); dropped entries are rows of zeros.
+        """Look rows up: any shape -> (*indices.shape, D / bits_per_value); dropped entries are rows of zeros.
 
         Args:
             indices: int32 or int64, values in [0, V).
@@ -175,4 +188,4 @@ class PackedTable:
         if given.dtype.name not in ("int32", "int64"):
             raise DtypeError("indices", given.dtype, "int32 or int64", "Convert with .astype('int64').")
         out = self.bag(given.reshape(-1, 1), padding_idx=padding_idx, bounds=bounds, output_dtype=output_dtype)
-        return out.reshape(*given.shape, self.embedding_dim)
+        return out.reshape(*given.shape, out.shape[1])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from packedbag.core import totals
 from packedbag.core.layout import tail_mask, words_per_row
 from packedbag.core.modes import MODES
+from packedbag.core.thermometer import GROUPS
 
 #: Around every word, and around two and four words (a vector register's worth); 1, and a row that ends oddly.
 DIMS = (1, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 257)
@@ -229,6 +230,8 @@ class Counters:
     table: int
     decay: float = 0.0
     threshold: float = -1.0
+    spacing: float = 0.0
+    group: int = 1
 
     def call(self, backend: Any, words: Any, planes: Any, row_state: Any, totals: Any, rows: Any, grad: Any) -> None:
         """Call ``backend.counter_update`` with these arrays, which stand for this case's, and its other arguments."""
@@ -245,6 +248,8 @@ class Counters:
             adaptivity=self.adaptivity,
             decay=self.decay,
             threshold=self.threshold,
+            spacing=self.spacing,
+            group=self.group,
             seed=self.seed,
             step=self.step,
             table=self.table,
@@ -296,4 +301,6 @@ def counters(draw: st.DrawFn, *, dims: st.SearchStrategy[int] = dims) -> Counter
         table=draw(st.sampled_from((0, 3, 65535))),
         decay=float(np.float32(draw(st.sampled_from((0.0, 0.0, 1e-3, 0.3, 1e30))))),
         threshold=float(np.float32(draw(st.sampled_from((-1.0, -1.0, 0.0, 1.3, np.inf))))),
+        spacing=draw(st.sampled_from((0.0, 0.0, 1 / 32, 2.21875, 17.5, 255.0))),
+        group=draw(st.sampled_from(GROUPS)),
     )

@@ -73,6 +73,7 @@ def test_every_setting_decides_the_key() -> None:
         "l2": 0.5,
         "schedule": "cosine",
         "scale": "row",
+        "bits_per_value": 4,
         "initial_scale": 0.5,
         "field_scales": {"user": 0.5},
         "init_std": 0.5,

@@ -72,7 +72,8 @@ def _scale(config: Config, field: str) -> float:
 
 def _packed(frozen: bool) -> MakeTable:
     def make(rows: int, dim: int, config: Config, field: str) -> Table:
-        return PackedTable(rows, dim, scale=config.scale, initial_scale=_scale(config, field), frozen=frozen)
+        options = {"scale": config.scale, "bits_per_value": config.bits_per_value, "frozen": frozen}
+        return PackedTable(rows, dim, initial_scale=_scale(config, field), **options)
 
     return make
 

@@ -17,7 +17,7 @@ class QualityModel(nn.Module):
         super().__init__()
         dim = config.embedding_dim
         self.tables = nn.ModuleList(make_table(rows, dim, config, name) for name, rows in data.tables())
-        width = len(self.tables) * dim
+        width = sum(table.width for table in self.tables)
         layers: list[nn.Module] = [nn.BatchNorm1d(width)] if config.input_norm else []
         for size in config.hidden:
             layers += [nn.Linear(width, size), nn.BatchNorm1d(size), nn.ReLU(), nn.Dropout(config.dropout)]

@@ -212,6 +212,8 @@ class CupySteps(Eager):
         adaptivity: str | None,
         decay: float,
         threshold: float,
+        spacing: float,
+        group: int,
         seed: int,
         step: int,
         table: int,
@@ -224,6 +226,8 @@ class CupySteps(Eager):
             adaptivity=adaptivity,
             decay=decay,
             threshold=threshold,
+            spacing=spacing,
+            group=group,
             seed=seed,
             step=step,
             table=table,
@@ -295,7 +299,8 @@ class CupySteps(Eager):
             *scalars(np.int64, total, len(words)),
             *scalars(np.uint32, span, width, rule["embedding_dim"]),
             *(np.int32(rule["bits"]), np.float32(rule["rate"]), np.int32(ADAPTIVITY[rule["adaptivity"]])),
-            *scalars(np.float32, rule["decay"], rule["threshold"], scale_rate),
+            *scalars(np.float32, rule["decay"], rule["threshold"], rule["spacing"]),
+            *(np.uint32(rule["group"]), np.float32(scale_rate)),
             *(np.uint64(rule["seed"]), *scalars(np.uint32, rule["step"] & 0xFFFFFFFF, rule["table"])),
         )
         threads = -(-total // span) * WARP

@@ -14,6 +14,7 @@ from packedbag.backends.eager_sums import lane_sum, root
 from packedbag.backends.reference import MAX_TOUCHES
 from packedbag.core import touches
 from packedbag.core.philox import LOW32, MULTIPLIERS, ROUNDS, WEYL
+from packedbag.core.thermometer import centers
 from packedbag.core.totals import FLIPS, ROWS, STEP_BITS, STEP_ROWS, TYPICAL
 
 Tensor = torch.Tensor
@@ -124,6 +125,8 @@ def update_rows(
     adaptivity: str | None,
     decay: float,
     threshold: float,
+    spacing: float,
+    group: int,
     seed: int,
     step: int,
     table: int,
@@ -159,7 +162,8 @@ def update_rows(
     if votes:
         x = torch.where(x.abs() > threshold, torch.full_like(x, rate).copysign_(x), 0.0)
     if decay > 0:
-        x = x + shrink.unsqueeze(1) * (value.to(torch.float32) + 0.5)
+        rest = 0.5 - torch.from_numpy(centers(dim, spacing, group)).to(device)
+        x = x + shrink.unsqueeze(1) * (value.to(torch.float32) + rest)
     value = (value - signed_steps(x, halfwords(rows, dim, **key), bits)).clamp_(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     new_words = pack_bits(value >= 0)
     words.index_copy_(0, rows, new_words)

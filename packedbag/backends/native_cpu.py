@@ -328,6 +328,8 @@ class NativeCpu(NumpyHamming):
         adaptivity: str | None,
         decay: float,
         threshold: float,
+        spacing: float,
+        group: int,
         seed: int,
         step: int,
         table: int,
@@ -341,7 +343,8 @@ class NativeCpu(NumpyHamming):
                 address(rows),
                 len(rows),
                 address(grad),
-                *(bits, rate, ADAPTIVITY[adaptivity], decay, threshold, seed, step, table),
+                *(bits, rate, ADAPTIVITY[adaptivity], decay, threshold),
+                *(spacing, group, seed, step, table),
             )
         )
 
@@ -380,7 +383,7 @@ class NativeCpu(NumpyHamming):
                 rule["bits"],
                 rule["rate"],
                 ADAPTIVITY[rule["adaptivity"]],
-                *(rule["decay"], rule["threshold"]),
+                *(rule["decay"], rule["threshold"], rule["spacing"], rule["group"]),
                 *(rule["seed"], rule["step"], rule["table"]),
             )
         )

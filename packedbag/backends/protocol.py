@@ -29,6 +29,8 @@ class CounterRule(TypedDict):
     adaptivity: str | None
     decay: float
     threshold: float
+    spacing: float
+    group: int
     seed: int
     step: int
     table: int
@@ -193,6 +195,8 @@ class Backend(Protocol):
         adaptivity: str | None,
         decay: float,
         threshold: float,
+        spacing: float,
+        group: int,
         seed: int,
         step: int,
         table: int,
@@ -210,6 +214,7 @@ class Backend(Protocol):
             decay: a float32 >= 0, how fast confidences shrink; 0 for not at all.
             threshold: a float32; >= 0: a gradient, divided by the root of its row's statistic, votes where its size is
                 above it. Negative: counters.
+            spacing, group: of the `packedbag.core.thermometer.centers` that counters decay toward.
             seed: 0 <= seed < 2^64; step: updates done before this one; table: position in the optimizer.
         """
         ...

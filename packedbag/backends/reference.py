@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from packedbag.core.layout import pack_array, unpack_array, view_words
 from packedbag.core.philox import LOW32, halfwords
+from packedbag.core.thermometer import centers
 from packedbag.core.totals import FLIPS, ROWS, STEP_BITS, STEP_ROWS, typical
 from packedbag.core.touches import mixed, touched, touches_of
 
@@ -263,6 +264,8 @@ class Reference:
         adaptivity: str | None,
         decay: float,
         threshold: float,
+        spacing: float,
+        group: int,
         seed: int,
         step: int,
         table: int,
@@ -295,8 +298,9 @@ class Reference:
             x = r[:, None] * grad
             if votes:
                 x = np.where(np.abs(x) > np.float32(threshold), np.copysign(np.float32(rate), x), ZERO)
-            if decay > 0:
-                x = x + shrink[:, None] * (v.astype(np.float32) + np.float32(0.5))
+            if decay > 0:  # exact but for the product and the sum
+                rest = np.float32(0.5) - centers(embedding_dim, spacing, group)
+                x = x + shrink[:, None] * (v.astype(np.float32) + rest)
             size = np.minimum(np.abs(x), np.float32(2**bits))
             size = np.where(np.isnan(x), ZERO, size)  # sums that overflowed both ways have no direction
         whole = np.trunc(size)

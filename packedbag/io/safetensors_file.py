@@ -27,8 +27,8 @@ def save(path: str | os.PathLike[str], table: PackedTable) -> None:
     """Write ``table`` to ``path`` in one atomic step, without a copy of it in memory.
 
     The file holds ``weight``, uint32 (V, W), and ``scale``, float32 () or (V,), if the table has one. Its
-    metadata have one entry, ``packedbag.table``: JSON with ``version``, ``embedding_dim`` and ``metadata``, the
-    table's own. The same table makes the same bytes.
+    metadata have one entry, ``packedbag.table``: JSON with ``version``, ``embedding_dim``, ``bits_per_value`` where
+    it is not 1, and ``metadata``, the table's own. The same table makes the same bytes.
 
     Args:
         path: the file to create or replace.
@@ -44,6 +44,8 @@ def save(path: str | os.PathLike[str], table: PackedTable) -> None:
     arrays = {} if table.scale is None else {"scale": ("F32", np.array(table.scale, dtype="<f4", order="C"))}
     arrays["weight"] = ("U32", np.asarray(table.words, dtype="<u4"))
     own = {"version": VERSION, "embedding_dim": table.embedding_dim, "metadata": dict(table.metadata)}
+    if table.bits_per_value > 1:
+        own["bits_per_value"] = table.bits_per_value
     header: dict[str, Any] = {"__metadata__": {KEY: json.dumps(own, sort_keys=True)}}
     end = 0
     for name, (dtype, array) in arrays.items():
@@ -85,7 +87,7 @@ def load(path: str | os.PathLike[str], *, mmap: bool = False) -> PackedTable:
     if text is None or "weight" not in arrays:
         raise DataError(path, None, "is a safetensors file, but not a packed table", "packedbag.io writes such files.")
     header = _header(path, text)
-    return PackedTable(arrays["weight"], header["embedding_dim"], arrays.get("scale"), header["metadata"])
+    return PackedTable(arrays["weight"], scale=arrays.get("scale"), **header)
 
 
 def _mapped_words(path: Path) -> npt.NDArray[Any]:
@@ -108,7 +110,9 @@ def _header(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
         header: dict[str, Any] = json.loads(text)
         version = header["version"]
         if version == VERSION:
-            return {"embedding_dim": int(header["embedding_dim"]), "metadata": dict(header["metadata"])}
+            bits = int(header.get("bits_per_value", 1))
+            dim, metadata = int(header["embedding_dim"]), dict(header["metadata"])
+            return {"embedding_dim": dim, "bits_per_value": bits, "metadata": metadata}
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(path, None, f"has metadata that are no packed table's ({error!r})") from None
     raise DataError(path, None, f"has format version {version}; this packedbag reads {VERSION}", "Upgrade packedbag.")

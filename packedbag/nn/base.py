@@ -11,6 +11,7 @@ import torch
 from packedbag.core.bounds import check_bounds, check_padding_idx
 from packedbag.core.errors import ArgumentError, PackedBagError, ShapeError
 from packedbag.core.layout import check_embedding_dim, view_words, words_per_row
+from packedbag.core.thermometer import check_bits_per_value
 from packedbag.nn.convert import clear_tail, mean_magnitude, write_words
 from packedbag.ops.functional import reduce_bags
 from packedbag.ops.memory import empty_table
@@ -41,6 +42,7 @@ class PackedModule(torch.nn.Module):
         *,
         padding_idx: int | None = None,
         scale: str | None = None,
+        bits_per_value: int = 1,
         bounds: str = "raise",
         output_dtype: torch.dtype | None = None,
         device: Any = None,
@@ -55,6 +57,9 @@ class PackedModule(torch.nn.Module):
         self.embedding_dim = check_embedding_dim(embedding_dim)
         self.padding_idx = check_padding_idx(padding_idx, num_embeddings)
         self.scale_kind = scale
+        self.bits_per_value = check_bits_per_value(
+            bits_per_value, self.embedding_dim, self.mode, str(output_dtype or torch.float32).removeprefix("torch.")
+        )
         self.bounds = check_bounds(bounds)
         self.output_dtype = output_dtype
         shape = (num_embeddings, words_per_row(self.embedding_dim))
@@ -123,7 +128,8 @@ class PackedModule(torch.nn.Module):
         """Return the table for use without torch; on the CPU it shares memory with the module."""
         scale = None if self.scale is None else self.scale.detach().cpu().numpy()
         metadata = {"mode": self.mode, "padding_idx": self.padding_idx}
-        return PackedTable(self.weight.cpu().numpy(), self.embedding_dim, scale=scale, metadata=metadata)
+        words, bits = self.weight.cpu().numpy(), self.bits_per_value
+        return PackedTable(words, self.embedding_dim, scale=scale, bits_per_value=bits, metadata=metadata)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw every bit anew, +1 or -1 with equal chance, and set the scale to 1."""
@@ -140,20 +146,21 @@ class PackedModule(torch.nn.Module):
         shown += [f"mode={self.mode!r}"] if self.mode != "sum" else []
         shown += [f"padding_idx={self.padding_idx}"] if self.padding_idx is not None else []
         shown += [f"scale={self.scale_kind!r}"] if self.scale_kind else []
+        shown += [f"bits_per_value={self.bits_per_value}"] if self.bits_per_value > 1 else []
         shown += [f"bounds={self.bounds!r}"] if self.bounds != "raise" else []
         return ", ".join(shown)
 
     def _reduce(
         self, indices: torch.Tensor, offsets: torch.Tensor | None, per_sample_weights: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return the bags of this table, (B, D); backward feeds its sink."""
+        """Return the bags of this table, (B, D / bits_per_value); backward feeds its sink."""
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._notice_ddp()
         try:  # nn.Module.__getattr__ finds them too, in 0.6 us each, after an ordinary lookup has failed
             words, anchor = self._buffers["words"], self._parameters["anchor"]
         except KeyError:  # wrappers such as FSDP1 and parametrizations keep them elsewhere
             words, anchor = self.words, self.anchor
-        return reduce_bags(
+        bags = reduce_bags(
             words,
             indices,
             offsets,
@@ -165,10 +172,14 @@ class PackedModule(torch.nn.Module):
             padding_idx=self.padding_idx,
             include_last_offset=self.include_last_offset,
             bounds=self.bounds,
-            output_dtype=self.output_dtype,
+            output_dtype=self.output_dtype if self.bits_per_value == 1 else None,
             anchor=anchor,
             handle=self._handle,
         )
+        if self.bits_per_value == 1:
+            return bags
+        values = bags.unflatten(1, (-1, self.bits_per_value)).mean(2)
+        return values if self.output_dtype is None else values.to(self.output_dtype)
 
     def _set_scale_from(self, tensor: torch.Tensor) -> None:
         if self.scale is not None and self.scale_kind is not None:

@@ -14,12 +14,13 @@ class PackedEmbedding(PackedModule):
     """Look rows of +-1 up, one bit a weight.
 
     Args:
-        num_embeddings, embedding_dim, scale, bounds, device, generator: as in `packedbag.PackedEmbeddingBag`.
+        num_embeddings, embedding_dim, scale, bits_per_value, bounds, device, generator: as in
+            `packedbag.PackedEmbeddingBag`.
         padding_idx: this row reads as zeros and is not trained; negative values count from the end.
         output_dtype: float32 (default), float16 or bfloat16.
 
     Shapes:
-        ``forward(indices)``: any shape, int32 or int64; result (*indices.shape, D). An entry that
+        ``forward(indices)``: any shape, int32 or int64; result (*indices.shape, D / bits_per_value). An entry that
         ``bounds="skip"`` drops is a row of zeros.
 
     >>> PackedEmbedding(1000, 64)(torch.tensor([[1, 2, 3]])).shape
@@ -33,6 +34,7 @@ class PackedEmbedding(PackedModule):
         *,
         padding_idx: int | None = None,
         scale: str | None = None,
+        bits_per_value: int = 1,
         bounds: str = "raise",
         output_dtype: torch.dtype | None = None,
         device: Any = None,
@@ -44,6 +46,7 @@ class PackedEmbedding(PackedModule):
             embedding_dim,
             padding_idx=padding_idx,
             scale=scale,
+            bits_per_value=bits_per_value,
             bounds=bounds,
             output_dtype=output_dtype,
             device=device,
@@ -53,4 +56,4 @@ class PackedEmbedding(PackedModule):
     def forward(self, indices: torch.Tensor) -> torch.Tensor:
         """Return the rows, (*indices.shape, D); see the class."""
         out = self._reduce(as_single_bags(indices), None, None)
-        return out.view(*indices.shape, self.embedding_dim)
+        return out.view(*indices.shape, self.embedding_dim // self.bits_per_value)

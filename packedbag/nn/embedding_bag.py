@@ -21,6 +21,8 @@ class PackedEmbeddingBag(PackedModule):
         include_last_offset: whether ``offsets`` lists the end of the last bag as well.
         scale: None; "table": one learnable factor of the result, starts at 1; "row": one factor a row, trained by
             the packed optimizer ("sum" and "mean").
+        bits_per_value: 1, 2, 4, 8, 16 or 32: how many neighbouring weights make one value, their mean ("sum" and
+            "mean"). See the page on training.
         bounds: "raise", "clamp", "skip" or "unchecked": what an index outside the table does.
         output_dtype: float32 (default), float16, bfloat16; int32 for an unweighted "sum" without scale; uint32 =
             packed bits for "majority" and "max" without scale.
@@ -29,7 +31,7 @@ class PackedEmbeddingBag(PackedModule):
 
     Shapes:
         ``forward(indices, offsets=None, per_sample_weights=None)``: indices (B, L), or (N,) with offsets (B,) or
-        (B + 1,); result (B, D). See `packedbag.functional.embedding_bag`, and
+        (B + 1,); result (B, D / bits_per_value). See `packedbag.functional.embedding_bag`, and
         `packedbag.ops.autograd.PackedBagFunction` for the gradients.
 
     >>> module = PackedEmbeddingBag(1000, 64, mode="mean")
@@ -48,6 +50,7 @@ class PackedEmbeddingBag(PackedModule):
         padding_idx: int | None = None,
         include_last_offset: bool = False,
         scale: str | None = None,
+        bits_per_value: int = 1,
         bounds: str = "raise",
         output_dtype: torch.dtype | None = None,
         device: Any = None,
@@ -67,6 +70,7 @@ class PackedEmbeddingBag(PackedModule):
             embedding_dim,
             padding_idx=padding_idx,
             scale=scale,
+            bits_per_value=bits_per_value,
             bounds=bounds,
             output_dtype=output_dtype,
             device=device,

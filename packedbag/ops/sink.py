@@ -32,6 +32,7 @@ class PackedSource(Protocol):
 
     embedding_dim: int
     num_embeddings: int
+    bits_per_value: int
     mode: str
     padding_idx: int | None
     include_last_offset: bool

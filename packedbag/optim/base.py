@@ -278,6 +278,7 @@ class PackedOptimizer(Diagnostics, DeferredSteps, torch.optim.Optimizer):
             words=to_backend(backend, words),
             state={k: to_backend(backend, v) if isinstance(v, torch.Tensor) else v for k, v in state.items()},
             embedding_dim=source.embedding_dim,
+            bits_per_value=source.bits_per_value,
             options=group,
             step=group["step"],
             table=number,

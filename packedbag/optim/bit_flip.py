@@ -37,6 +37,7 @@ class BitFlip(CounterSGD):
             bits=1,
             adaptivity=adaptivity,
             decay=decay,
+            spacing=0.0,
             scale_lr=scale_lr,
             seed=seed,
             process_group=process_group,

@@ -10,6 +10,7 @@ import torch
 from packedbag.backends.protocol import CounterRule, FusesCounterSteps
 from packedbag.core import totals
 from packedbag.core.errors import ArgumentError
+from packedbag.core.thermometer import whole_grains
 from packedbag.ops.bridge import to_torch
 from packedbag.ops.memory import empty_table
 from packedbag.ops.sink import Gradients
@@ -32,11 +33,12 @@ class CounterSGD(PackedOptimizer):
         S <- S + mean(g^2)                        "adagrad"
         x = lr * 2^(k-1) / (sqrt(S) + 1e-8) * g   (None: x = lr * 2^(k-1) * g)
         d = min(1/8, decay * lr * sqrt(T / S) * steps / t)    T: a typical S of the table; None: decay * lr
-        v <- clamp(v - round(x + d * (v + 1/2)))  rounded stochastically, at most 2^k at once
+        v <- clamp(v - round(x + d * (v + 1/2 - c)))  rounded stochastically, at most 2^k at once
 
     The decay takes the part that L2 regularization under Adam has for floats: confidences shrink in proportion to
     themselves, the more so the seldomer their row occurs and the smaller its gradients are. What is not confirmed is
-    forgotten, and the memory of a weight is about ``1 / (decay * lr)`` touches long.
+    forgotten, and the memory of a weight is about ``1 / (decay * lr)`` touches long. c is 0, except where a value has
+    several bits: see `packedbag.core.thermometer`.
 
     Only rows that occurred are read or written. Random numbers are a function of (seed, table, step, row,
     column): the result does not depend on threads or backend.
@@ -52,6 +54,8 @@ class CounterSGD(PackedOptimizer):
         bits: k, 2 to 8.
         adaptivity: "ema", "adagrad" or None: how a row's gradients are brought to one size.
         decay: >= 0, how fast confidences shrink, in proportion to ``lr``; 0 for not at all.
+        spacing: 0 to 1, of modules with ``bits_per_value`` above 1: how far apart the counters of one value's bits
+            come to rest, as a part of the counter's range.
         scale_lr: rate of row scales; None follows ``lr``.
         seed: of the stochastic rounding, 0 <= seed < 2^64; None draws one from torch's generator.
         process_group: whose ranks' gradients are gathered in `step`; None: that of a surrounding DDP.
@@ -80,11 +84,13 @@ class CounterSGD(PackedOptimizer):
         bits: int = 8,
         adaptivity: str | None = "ema",
         decay: float = 0.0,
+        spacing: float = 0.2,
         scale_lr: float | None = None,
         seed: int | None = None,
         process_group: Any = None,
     ) -> None:
-        defaults = {"lr": lr, "bits": bits, "adaptivity": adaptivity, "decay": decay, "scale_lr": scale_lr}
+        defaults = {"lr": lr, "bits": bits, "adaptivity": adaptivity, "decay": decay, "spacing": spacing}
+        defaults["scale_lr"] = scale_lr
         super().__init__(params, defaults, seed=seed, process_group=process_group)
 
     def check_options(self, group: dict[str, Any]) -> None:
@@ -96,6 +102,8 @@ class CounterSGD(PackedOptimizer):
         if group["adaptivity"] not in ADAPTIVITIES:
             raise ArgumentError("adaptivity", repr(group["adaptivity"]), "'ema', 'adagrad' or None")
         check_rate("decay", group["decay"])
+        if not 0 <= group.get("spacing", 0.0) <= 1:
+            raise ArgumentError("spacing", group["spacing"], "in 0..1")
 
     def new_state(self, words: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return planes (V, W, k - 1), row words (V,) and totals, all 0: confidence 0, never touched."""
@@ -159,10 +167,17 @@ class CounterSGD(PackedOptimizer):
             adaptivity=options["adaptivity"],
             decay=float(np.float32(float(options["lr"]) * float(options["decay"]))),
             threshold=float(np.float32(threshold)),
+            spacing=self._spacing(table),
+            group=table.bits_per_value,
             seed=options["seed"],
             step=table.step,
             table=table.table,
         )
+
+    def _spacing(self, table: TableStep) -> float:
+        """Return how far apart, in counts, the counters of a value's bits come to rest."""
+        part = table.options.get("spacing", 0.0) if table.bits_per_value > 1 else 0.0
+        return whole_grains(part * 2 ** (table.options["bits"] - 1))
 
 
 def _fold(table_totals: torch.Tensor) -> None:

@@ -14,6 +14,8 @@ class TableStep:
 
     Attributes:
         words: (V, W).
+        embedding_dim: D.
+        bits_per_value: columns whose mean is one value.
         state: the arrays of `PackedOptimizer.new_state`.
         options: the parameter group.
         step: updates done before this one.
@@ -25,6 +27,7 @@ class TableStep:
     words: Any
     state: dict[str, Any]
     embedding_dim: int
+    bits_per_value: int
     options: dict[str, Any]
     step: int
     table: int

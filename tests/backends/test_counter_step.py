@@ -38,7 +38,13 @@ def backend(request: pytest.FixtureRequest) -> Any:
 
 
 def rule(
-    dim: int, bits: int, adaptivity: str | None, rate: float = 0.3, decay: float = 0.0, threshold: float = -1.0
+    dim: int,
+    bits: int,
+    adaptivity: str | None,
+    rate: float = 0.3,
+    decay: float = 0.0,
+    threshold: float = -1.0,
+    spacing: float = 0.0,
 ) -> CounterRule:
     return CounterRule(
         embedding_dim=dim,
@@ -47,6 +53,8 @@ def rule(
         adaptivity=adaptivity,
         decay=float(np.float32(decay)),
         threshold=float(np.float32(threshold)),
+        spacing=spacing,
+        group=4,
         seed=0xFEDC_BA98_7654_3210,
         step=3,
         table=1,
@@ -138,7 +146,7 @@ def test_decay_and_votes_of_rows_that_occur_once_and_often_equal_the_oracle(
     rng = np.random.default_rng(dim)
     words, grad = make_words(rng, 200, dim), make_gradient(rng, (30, dim), "normal")
     rows, bags = np.minimum(rng.integers(0, 400, 700), 199), np.sort(rng.integers(0, 30, 700))
-    how = rule(dim, 8, "ema", decay=0.02, threshold=threshold)
+    how = rule(dim, 8, "ema", decay=0.02, threshold=threshold, spacing=17.5)
     assert_steps_agree(backend, words, bags, rows, grad, PLAIN, how)
 
 

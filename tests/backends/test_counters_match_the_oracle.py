@@ -56,6 +56,8 @@ def test_counters_of_every_width_equal_the_oracle_over_several_updates(
             adaptivity=adaptivity,
             decay=0.05,
             threshold=1.5 if votes else -1.0,
+            spacing=8.75,
+            group=8,
             seed=0x1234_5678_9ABC_DEF0,
             step=step,
             table=2,

@@ -159,7 +159,8 @@ def work(words, indices, out, grad, which):
     summed = BACKEND.sum_rows(grad, which, order, starts, **factors)
     BACKEND.weight_gradient(words, indices.reshape(-1), which, grad, embedding_dim=128, row_scale=None, counts=None)
     planes = torch.zeros((1000, 4, 7), dtype=torch.int32)
-    rule = dict(bits=8, rate=1.0, adaptivity=None, decay=0.1, threshold=-1.0, seed=0, step=0, table=0)
+    rule = dict(bits=8, rate=1.0, adaptivity=None, decay=0.1, threshold=-1.0, spacing=0.0, group=1)
+    rule |= dict(seed=0, step=0, table=0)
     totals = torch.zeros(8, dtype=torch.int64)
     BACKEND.counter_update(words, planes, None, totals, rows, summed, embedding_dim=128, **rule)
 

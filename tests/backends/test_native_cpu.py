@@ -119,7 +119,7 @@ def test_the_backward_pass_does_not_depend_on_the_number_of_threads(
         dots = backend.weight_gradient(words, rows, bag_of, grad, embedding_dim=dim, row_scale=None, counts=None)
         after = words.copy(), planes.copy(), state.copy(), totals.new()
         options = {"bits": 6, "rate": 0.5, "adaptivity": "adagrad", "seed": 9, "step": 1, "table": 0}
-        options |= {"decay": 0.1, "threshold": -1.0}
+        options |= {"decay": 0.1, "threshold": -1.0, "spacing": 0.0, "group": 1}
         backend.counter_update(*after, distinct, sums, embedding_dim=dim, **options)
         offsets = np.searchsorted(bag_of, np.arange(bags + 1)).astype(np.int64)
         return sums, dots, backend.max_columns(words, rows, offsets, embedding_dim=dim), after
@@ -349,7 +349,7 @@ def test_counters_move_as_the_oracle_says_for_every_kind_of_gradient(backend: An
                 grad = make_gradient(rng, (len(rows), dim), kind)
                 options = {"embedding_dim": dim, "bits": bits, "rate": float(np.float32(0.3) * 2 ** (bits - 1))}
                 options |= {"adaptivity": "ema", "seed": 5 << 32, "step": step, "table": 7}
-                options |= {"decay": decay, "threshold": threshold}
+                options |= {"decay": decay, "threshold": threshold, "spacing": 3.125, "group": 4}
                 backend.counter_update(*ours, rows, grad, **options)
                 ORACLE.counter_update(*theirs, rows, grad, **options)
                 assert_same(ours, theirs)

@@ -197,7 +197,7 @@ def test_an_update_stays_inside_its_buffers(backend: Any, dim: int, place: str, 
         # Threads add to the totals atomically: those alone must be aligned, as NumPy and torch make them.
         arrays = put(words), put(planes), put(state), totals.new()
         options = {"bits": bits, "rate": 0.75, "adaptivity": "ema", "seed": 2**64 - 1, "step": 3, "table": 65535}
-        options.update(decay=decay, threshold=-1.0)
+        options.update(decay=decay, threshold=-1.0, spacing=0.5, group=4)
         backend.counter_update(*arrays, put(rows), put(grad), embedding_dim=dim, **options)
         return arrays
 

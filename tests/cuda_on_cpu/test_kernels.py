@@ -207,7 +207,9 @@ def test_a_small_step_equals_the_oracle_in_any_order_of_threads(backend: CupyCud
     state, scale = make_row_state(rng, 3), np.array([0.5, -1.5, 2.0], np.float32)
     sizes = {"embedding_dim": 40, "bits": 2, "rate": 0.7, "adaptivity": "ema"}
     # The step of the rule is not the device's, which counts: for the random numbers, the touches and the decay.
-    rule = CounterRule(**sizes, decay=float(np.float32(0.01)), threshold=-1.0, seed=9, step=77, table=1)
+    rule = CounterRule(
+        **sizes, decay=float(np.float32(0.01)), threshold=-1.0, spacing=0.25, group=2, seed=9, step=77, table=1
+    )
     added = make_totals(rng)
     mine = [torch.from_numpy(x.copy()) for x in (words.view(np.int32), planes, state, added)]
     squares, trained = torch.zeros(3), torch.from_numpy(scale.copy())
@@ -256,7 +258,17 @@ def test_warps_that_take_several_rows_update_as_those_of_one(
     occurring = np.sort(rng.integers(0, 2 * rows, 3 * rows))
     factors: dict[str, Any] = {"weights": None, "scale": None, "counts": None, "columns": None, "factor": 1.0}
     rule = CounterRule(
-        embedding_dim=33, bits=3, rate=0.7, adaptivity="ema", decay=0.0, threshold=-1.0, seed=9, step=4, table=1
+        embedding_dim=33,
+        bits=3,
+        rate=0.7,
+        adaptivity="ema",
+        decay=0.0,
+        threshold=-1.0,
+        spacing=0.25,
+        group=2,
+        seed=9,
+        step=4,
+        table=1,
     )
     words, grad = make_words(rng, 2 * rows, 33), make_gradient(rng, (3 * rows, 33), "normal")
     planes = np.zeros((2 * rows, 2, 2), np.int32)

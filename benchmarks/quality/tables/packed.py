@@ -12,10 +12,13 @@ from packedbag import PackedEmbeddingBag
 class PackedTable(Table):
     """`packedbag.PackedEmbeddingBag`; ``frozen`` bits stay what they were drawn as."""
 
-    def __init__(self, rows: int, dim: int, *, scale: str, initial_scale: float, frozen: bool) -> None:
+    def __init__(
+        self, rows: int, dim: int, *, scale: str, bits_per_value: int, initial_scale: float, frozen: bool
+    ) -> None:
         super().__init__(rows, dim)
         kind = None if scale == "none" else scale
-        self.bag = PackedEmbeddingBag(rows, dim, mode="mean", include_last_offset=True, scale=kind)
+        options = {"mode": "mean", "include_last_offset": True, "scale": kind, "bits_per_value": bits_per_value}
+        self.bag = PackedEmbeddingBag(rows, dim, **options)
         if self.bag.scale is not None:
             with torch.no_grad():
                 self.bag.scale.fill_(initial_scale)
@@ -23,6 +26,10 @@ class PackedTable(Table):
 
     def forward(self, ids: torch.Tensor, offsets: torch.Tensor | None = None) -> torch.Tensor:
         return self.bag(ids, offsets)
+
+    @property
+    def width(self) -> int:
+        return self.dim // self.bag.bits_per_value
 
     def held(self) -> list[torch.Tensor]:
         return [self.bag.words, *([] if self.bag.scale is None else [self.bag.scale])]

@@ -11,12 +11,17 @@ SCALE_BYTES = 4
 class Table(nn.Module):
     """Reduces bags of rows to their mean.
 
-    ``forward(ids, offsets=None)``: ids (B, 1), or (N,) with offsets (B + 1,); the result is (B, D).
+    ``forward(ids, offsets=None)``: ids (B, 1), or (N,) with offsets (B + 1,); the result is (B, width).
     """
 
     def __init__(self, rows: int, dim: int) -> None:
         super().__init__()
         self.rows, self.dim = rows, dim
+
+    @property
+    def width(self) -> int:
+        """Values of a row, as the model sees them."""
+        return self.dim
 
     def held(self) -> list[torch.Tensor]:
         """Return the tensors that training keeps for the table, its optimizer's state left out."""
