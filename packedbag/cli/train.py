@@ -105,6 +105,13 @@ def train(
     bits: Annotated[
         int, typer.Option(help="Bits a packed weight has in training, 2 to 8.", rich_help_panel=TRAINING)
     ] = DEFAULTS.bits,
+    bits_per_value: Annotated[
+        int,
+        typer.Option(
+            help="Neighbouring packed weights whose mean is one value: 1, 2, 4, 8, 16 or 32.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = DEFAULTS.bits_per_value,
     decay: Annotated[
         float,
         typer.Option(
@@ -173,6 +180,7 @@ def train(
             data=DataOptions(data, split, seed, label, categorical, bag, bag_separator, delimiter, time, threshold),
             settings=Settings(
                 embedding_dim=embedding_dim,
+                bits_per_value=bits_per_value,
                 hidden=_widths(hidden),
                 dropout=dropout,
                 batch_size=batch_size,

@@ -30,6 +30,7 @@ class ClickModel(nn.Module):
         kind: "packed" (`PackedEmbeddingBag` with a learnable scale a table), or its twin "fp32"
             (`torch.nn.EmbeddingBag` with sparse gradients).
         embedding_dim: D of every table.
+        bits_per_value: of packed tables; the perceptron sees D / bits_per_value values of a field.
         hidden: widths of the hidden layers.
         dropout: share of the hidden units that is left out in training.
     """
@@ -41,14 +42,18 @@ class ClickModel(nn.Module):
         *,
         kind: str,
         embedding_dim: int,
+        bits_per_value: int,
         hidden: Sequence[int],
         dropout: float,
     ) -> None:
         super().__init__()
         if kind not in KINDS:
             raise ArgumentError("kind", repr(kind), "'packed' or 'fp32'")
-        self.tables = nn.ModuleList(_table(kind, f, v, embedding_dim) for f, v in zip(fields, rows, strict=True))
-        width = len(self.tables) * embedding_dim
+        self.tables = nn.ModuleList(
+            _table(kind, field, count, embedding_dim, bits_per_value)
+            for field, count in zip(fields, rows, strict=True)
+        )
+        width = len(self.tables) * embedding_dim // (bits_per_value if kind == "packed" else 1)
         layers: list[nn.Module] = [nn.BatchNorm1d(width)]
         for size in hidden:
             layers += [nn.Linear(width, size), nn.ReLU(), nn.BatchNorm1d(size), nn.Dropout(dropout)]
@@ -65,10 +70,11 @@ class ClickModel(nn.Module):
         return logits.squeeze(1)
 
 
-def _table(kind: str, field: Field, rows: int, embedding_dim: int) -> nn.Module:
+def _table(kind: str, field: Field, rows: int, embedding_dim: int, bits_per_value: int) -> nn.Module:
     mode = "sum" if field.weighted else "mean"
     if kind == "packed":
-        return PackedEmbeddingBag(rows, embedding_dim, mode=mode, include_last_offset=True, scale="table")
+        options = {"include_last_offset": True, "scale": "table", "bits_per_value": bits_per_value}
+        return PackedEmbeddingBag(rows, embedding_dim, mode=mode, **options)
     table = nn.EmbeddingBag(rows, embedding_dim, mode=mode, include_last_offset=True, sparse=True)
     nn.init.normal_(table.weight, std=FP32_INIT)
     return table

@@ -8,6 +8,7 @@ from typing import Any
 
 from packedbag.core.errors import ArgumentError, CheckpointError
 from packedbag.core.layout import check_embedding_dim
+from packedbag.core.thermometer import check_bits_per_value
 from packedbag.recsys.schedule import SCHEDULES
 
 #: Settings that a resumed run may change. ``patience`` says when to stop; so does ``epochs``, which also stretches the
@@ -36,6 +37,7 @@ class Settings:
         weight_decay: of the dense part.
         packed_lr: rate of the packed tables, `packedbag.optim.CounterSGD`.
         bits: k, the counter's bits in training.
+        bits_per_value: of packed tables: columns that make one value; D is a multiple of it.
         decay: how fast the packed tables' confidences shrink, `CounterSGD`'s.
         fp32_lr: rate of the twin's tables, `torch.optim.Adagrad` on sparse gradients.
         schedule: of all rates: "cosine", to 0 over ``epochs``, or "constant".
@@ -52,6 +54,7 @@ class Settings:
     weight_decay: float = 0.0
     packed_lr: float = 0.02
     bits: int = 8
+    bits_per_value: int = 4
     decay: float = 0.25
     fp32_lr: float = 0.02
     schedule: str = "cosine"
@@ -59,6 +62,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_embedding_dim(self.embedding_dim)
+        check_bits_per_value(self.bits_per_value, self.embedding_dim, "mean", "float32")
         for name in ("batch_size", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise ArgumentError(name, getattr(self, name), "at least 1")

@@ -82,6 +82,7 @@ class Trainer:
             [ids.rows for ids in dataset.ids],
             kind=kind,
             embedding_dim=settings.embedding_dim,
+            bits_per_value=settings.bits_per_value,
             hidden=settings.hidden,
             dropout=settings.dropout,
         )

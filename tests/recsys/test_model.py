@@ -18,7 +18,7 @@ ROWS = (10, 20, 30)
 
 def model(kind):
     torch.manual_seed(0)
-    return ClickModel(FIELDS, ROWS, kind=kind, embedding_dim=32, hidden=(8,), dropout=0.0)
+    return ClickModel(FIELDS, ROWS, kind=kind, embedding_dim=32, bits_per_value=1, hidden=(8,), dropout=0.0)
 
 
 def batch():
