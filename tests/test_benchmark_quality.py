@@ -69,6 +69,7 @@ def test_every_setting_decides_the_key() -> None:
         "lr": 0.5,
         "weight_decay": 0.5,
         "table_lr": 0.5,
+        "accumulate": 2,
         "scale_lr": 0.5,
         "l2": 0.5,
         "schedule": "cosine",

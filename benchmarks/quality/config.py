@@ -30,6 +30,8 @@ class Config:
         epochs, batch_size: of the training.
         lr, weight_decay: of the perceptron, AdamW.
         table_lr: of the tables' own optimizer.
+        accumulate: batches of a step of the tables at the first rate, `packedbag.optim.AccumulatedSteps`; 0: a step a
+            batch at all rates.
         scale_lr: of a table's scale, which the perceptron's optimizer trains; None follows ``lr``.
         l2: of the tables, added to the gradient.
         schedule: a name of `SCHEDULES`, for all rates alike.
@@ -52,6 +54,7 @@ class Config:
     lr: float = 1e-3
     weight_decay: float = 0.0
     table_lr: float = 1e-3
+    accumulate: int = 0
     scale_lr: float | None = None
     l2: float = 0.0
     schedule: str = "step"

@@ -39,8 +39,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 #: A counter of few bits is soon at the end of its range: it takes larger parts of it at a step, and forgets less of it.
 BY_BITS: dict[tuple[str, int], dict[str, Any]] = {
-    ("counter", 8): {"table_lr": 0.08, "optimizer_options": {"decay": 0.25}},
-    ("counter", 4): {"table_lr": 0.125, "optimizer_options": {"decay": 0.08}},
+    ("counter", 8): {"table_lr": 0.08, "bits_per_value": 4, "optimizer_options": {"decay": 0.25}},
+    ("counter", 4): {"table_lr": 0.2, "bits_per_value": 4, "accumulate": 2, "optimizer_options": {"decay": 0.06}},
     ("counter", 2): {"table_lr": 0.25, "optimizer_options": {"decay": 0.02}},
 }
 

@@ -16,6 +16,7 @@ from benchmarks.quality.config import Config
 from benchmarks.quality.data.click_data import ClickData
 from benchmarks.quality.model import QualityModel
 from benchmarks.quality.schedule import Schedule
+from packedbag.optim import AccumulatedSteps
 from packedbag.optim.base import PackedOptimizer
 from packedbag.recsys import metrics
 from packedbag.recsys.metrics import Score
@@ -54,6 +55,10 @@ class Run:
             groups.append({"params": scales, "lr": rate, "weight_decay": 0.0})
         self.dense = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
         self.optimizers = [self.dense, *([] if self.optimizer is None else [self.optimizer])]
+        # What is called at each batch; `optimizer` itself is what has state and rates.
+        self.called: list[Any] = [*self.optimizers]
+        if config.accumulate:
+            self.called[-1] = AccumulatedSteps(self.optimizer, first=config.accumulate)
         # Batches of nearly equal size: batch norm would take a last batch of a few rows as seriously as a whole one.
         self.batches = max(math.ceil(len(data.train) / config.batch_size), 1)
         self.schedule = Schedule(config.schedule, self.optimizers, self.batches * config.epochs)
@@ -106,15 +111,15 @@ class Run:
         """Take one step on the rows at ``positions``; return its loss."""
         self.schedule.set(self.steps)
         batch = self.data.batch(positions)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
+        for each in self.called:
+            each.zero_grad()
         loss = F.binary_cross_entropy_with_logits(self.model(batch), batch.labels)
         value = loss.item()
         if not math.isfinite(value):
             raise DivergedError(f"the training loss is {value} at step {self.steps}; lower the rates")
         loss.backward()
-        for optimizer in self.optimizers:
-            optimizer.step()
+        for each in self.called:
+            each.step()
         self.steps += 1
         return value
 

@@ -50,8 +50,7 @@ class ClickModel(nn.Module):
         if kind not in KINDS:
             raise ArgumentError("kind", repr(kind), "'packed' or 'fp32'")
         self.tables = nn.ModuleList(
-            _table(kind, field, count, embedding_dim, bits_per_value)
-            for field, count in zip(fields, rows, strict=True)
+            _table(kind, field, count, embedding_dim, bits_per_value) for field, count in zip(fields, rows, strict=True)
         )
         width = len(self.tables) * embedding_dim // (bits_per_value if kind == "packed" else 1)
         layers: list[nn.Module] = [nn.BatchNorm1d(width)]
