@@ -37,11 +37,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "vote-flip": {"table_lr": 1.0, "schedule": "cosine", "optimizer_options": {"threshold": 1.5, "decay": 0.003}},
     "sign-momentum": {"table_lr": 0.01, "schedule": "cosine"},
 }
-#: A counter of few bits is soon at the end of its range: it takes larger parts of it at a step, and forgets less of it.
+#: A counter of few bits is soon at the end of its range: it takes larger parts of it at a step, forgets less of it, and
+#: takes fewer steps, of more batches.
 BY_BITS: dict[tuple[str, int], dict[str, Any]] = {
     ("counter", 8): {"table_lr": 0.08, "bits_per_value": 4, "optimizer_options": {"decay": 0.25}},
-    ("counter", 4): {"table_lr": 0.2, "bits_per_value": 4, "accumulate": 2, "optimizer_options": {"decay": 0.06}},
-    ("counter", 2): {"table_lr": 0.25, "optimizer_options": {"decay": 0.02}},
+    ("counter", 4): {"table_lr": 0.2, "bits_per_value": 4, "accumulate": 2, "optimizer_options": {"decay": 0.08}},
+    ("counter", 2): {"table_lr": 0.3, "bits_per_value": 4, "accumulate": 2, "optimizer_options": {"decay": 0.03}},
 }
 
 #: What the headline compares: method, dims, and bits where there is a choice.

@@ -140,3 +140,17 @@ def test_decay_can_be_scheduled_by_group():
     packed.param_groups[0]["decay"] = 0.5
     train(model, [packed], range(1, 2))
     assert packed.state_dict()["param_groups"][0]["decay"] == 0.5
+
+
+@pytest.mark.parametrize(("bits", "lr", "decay"), [(8, 0.08, 0.25), (4, 0.2, 0.08), (2, 0.3, 0.03)])
+def test_rate_and_decay_have_defaults_by_bits(bits, lr, decay):
+    first, second = PackedEmbedding(V, D), PackedEmbedding(V, D)
+    optimizer = CounterSGD([{"params": [first.anchor]}, {"params": [second.anchor], "bits": bits}])
+    assert [optimizer.param_groups[0][name] for name in ("lr", "decay")] == [0.08, 0.25]
+    assert [optimizer.param_groups[1][name] for name in ("lr", "decay")] == [lr, decay]
+
+
+def test_what_is_given_is_not_replaced_by_a_default():
+    module = PackedEmbedding(V, D)
+    optimizer = CounterSGD([module.anchor], lr=0.0, decay=0.0)
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["decay"]) == (0.0, 0.0)
