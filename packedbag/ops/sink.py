@@ -58,7 +58,7 @@ class Gradients:
         rows: (K,) int64, the row of each kept entry; of a deferred backend (N,), int32 or int64, of all entries, V
             where one is dropped.
         bags: (K,) int64, its row in ``grad``.
-        grad: (B, D) float32.
+        grad: (B, D / bits_per_value) float32: the gradient of each of a value's bits. `by_column` makes it (B, D).
         weights: (K,) float32 per-sample weights, or None.
         counts: (B,) float32 lengths to divide by ("mean" and "majority"), or None.
         columns: (K, W) int32 words, the columns that take part ("max"), or None.
@@ -109,6 +109,13 @@ def without_dropped(gradients: Gradients, num_embeddings: int) -> Gradients:
         weights=None if weights is None else weights[kept],
         columns=None if columns is None else columns[kept],
     )
+
+
+def by_column(gradients: Gradients, bits_per_value: int) -> Gradients:
+    """Return gradients with one of (B, D) for each column."""
+    if bits_per_value == 1:
+        return gradients
+    return replace(gradients, grad=gradients.grad.repeat_interleave(bits_per_value, 1))
 
 
 def _cat_optional(tensors: list[torch.Tensor | None]) -> torch.Tensor | None:
@@ -202,7 +209,9 @@ class GradientSink:
         source = self.source
         check_anchor(self)
         self._forget_abandoned(source.anchor)
-        # A copy: the caller, or a compiler's memory planner, may write over grad_out after this call.
+        # A copy: the caller, or a compiler's memory planner, may write over grad_out after this call. All bits of a
+        # value have the same gradient: one of them is enough to wait for the step.
+        grad_out = grad_out[:, :: source.bits_per_value]
         grad = torch.empty(grad_out.shape, dtype=torch.float32, device=source.words.device).copy_(grad_out)
         self.parts.append(_gradients(source, indices, offsets, weights, grad))
         self._warn_if_undrained(source)

@@ -12,7 +12,7 @@ from packedbag.backends.protocol import Backend
 from packedbag.backends.registry import select
 from packedbag.core.errors import ArgumentError, GradientError, PackedBagError, StateMismatchError
 from packedbag.ops.bridge import to_backend
-from packedbag.ops.sink import CALL, Gradients, check_anchor, sink_of, without_dropped
+from packedbag.ops.sink import CALL, Gradients, by_column, check_anchor, sink_of, without_dropped
 from packedbag.optim.deferred_steps import DeferredSteps, describe, sink_of_anchor
 from packedbag.optim.device_control import DeviceControls
 from packedbag.optim.diagnostics import Diagnostics
@@ -262,7 +262,7 @@ class PackedOptimizer(Diagnostics, DeferredSteps, torch.optim.Optimizer):
     ) -> None:
         source = sink_of_anchor(anchor).source
         table = self._table_step(number, anchor, group, select(source.words.device.type))
-        sums = RowSums.of(table.backend, gradients, factor)
+        sums = RowSums.of(table.backend, by_column(gradients, source.bits_per_value), factor)
         if source.row_scale is not None:
             sums = update_row_scale(table, sums, source.row_scale, table.scale_rate)
         self.update_table(table, sums)

@@ -20,10 +20,9 @@ def train(
     dim: int, mode: str, *, bits: int = 8, steps: int = 4, hot: bool = False, **options: Any
 ) -> list[torch.Tensor]:
     """Return everything that some steps leave behind: words, state and scale."""
-    weighted, scale = options.pop("weighted", False), options.pop("scale", None)
-    module = PackedEmbeddingBag(
-        ROWS, dim, mode=mode, scale=scale, padding_idx=3, generator=torch.Generator().manual_seed(0)
-    )
+    weighted, fresh = options.pop("weighted", False), torch.Generator().manual_seed(0)
+    of_module = {name: options.pop(name) for name in ("scale", "bits_per_value") if name in options}
+    module = PackedEmbeddingBag(ROWS, dim, mode=mode, padding_idx=3, generator=fresh, **of_module)
     kind = VoteFlip if "threshold" in options else BitFlip if bits == 1 else CounterSGD
     optimizer = kind([module.anchor], lr=0.3, seed=7, **({} if bits == 1 else {"bits": bits}), **options)
     draw = torch.Generator().manual_seed(1)
@@ -72,6 +71,11 @@ def test_steps_of_every_counter_equal_the_cpus(bits: int, adaptivity: str | None
 @pytest.mark.parametrize("bits", [1, 4, 8])
 def test_steps_that_decay_equal_the_cpus(bits: int, adaptivity: str | None) -> None:
     assert_same_training(70, "mean", bits=bits, adaptivity=adaptivity, decay=0.1, steps=6)
+
+
+@pytest.mark.parametrize(("dim", "bits_per_value"), [(72, 2), (72, 8), (320, 4), (64, 32)])
+def test_values_of_several_bits_are_trained_as_on_the_cpu(dim: int, bits_per_value: int) -> None:
+    assert_same_training(dim, "mean", bits_per_value=bits_per_value, decay=0.3, steps=6)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])

@@ -140,3 +140,20 @@ def test_a_run_that_was_saved_goes_on_as_it_would_have():
     steps(twin, second, 5)
     assert torch.equal(model[0].words, twin[0].words)
     assert len(dense_parameters(twin)) == 3
+
+
+def test_gradients_wait_by_value_not_by_bit():
+    module = PackedEmbeddingBag(V, D, bits_per_value=8)
+    module(INDICES).sum().backward()
+    assert module.sink.parts[0].grad.shape == (2, D // 8)
+
+
+def test_columns_of_other_widths_are_trained_as_wide_ones():
+    """72 columns are two whole words and a part of one."""
+    module = PackedEmbedding(V, 72, bits_per_value=8)
+    before = module.to_bool()
+    optimizer = CounterSGD([module.anchor], lr=1.0, seed=0)
+    (module(torch.arange(V)) * 5).sum().backward()
+    optimizer.step()
+    assert (module.to_bool() & ~before).sum() == 0
+    assert not module.to_bool().any()
