@@ -14,7 +14,7 @@ from packedbag.core import totals
 from packedbag.core.layout import words_per_row
 from tests.backends.arrays import assert_same
 from tests.backends.contenders import contenders
-from tests.strategies import Counters, counters, make_gradient, make_row_state, make_words
+from tests.strategies import GRADIENTS, Counters, counters, make_gradient, make_row_state, make_words
 
 ARRAYS = ("words", "planes", "row_state", "totals")
 
@@ -67,3 +67,33 @@ def test_counters_of_every_width_equal_the_oracle_over_several_updates(
         totals.fold(mine[3])
         totals.fold(theirs[3])
         assert_same(mine, theirs)
+
+
+@pytest.mark.parametrize("kind", GRADIENTS)
+@pytest.mark.parametrize("adaptivity", [None, "ema", "adagrad"])
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_the_first_touch_of_a_row_equals_the_oracle_for_gradients_of_every_kind(
+    backend: Any, kind: str, adaptivity: str | None, decay: float
+) -> None:
+    rng = np.random.default_rng(3)
+    dim, rows = 70, 12
+    added = totals.new()
+    added[totals.TYPICAL] = np.float32(0.25).view(np.uint32)
+    case = Counters(
+        words=make_words(rng, rows, dim),
+        planes=rng.integers(0, 2**31, (rows, words_per_row(dim), 7), np.int32),
+        row_state=np.zeros(rows, np.int32) if adaptivity else None,
+        totals=added,
+        rows=np.arange(rows)[::-1].copy(),
+        grad=make_gradient(rng, (rows, dim), kind),
+        bits=8,
+        rate=10.0,
+        adaptivity=adaptivity,
+        decay=float(np.float32(decay)),
+        spacing=17.5,
+        group=4,
+        seed=5,
+        step=900,
+        table=1,
+    )
+    assert_same(updated(backend, case), updated(ORACLE, case))
