@@ -44,7 +44,7 @@ class Settings:
         seed: of the initial weights, the order of rows, dropout and stochastic rounding.
     """
 
-    embedding_dim: int = 64
+    embedding_dim: int = 128
     hidden: tuple[int, ...] = (128, 64)
     dropout: float = 0.4
     batch_size: int = 512
@@ -52,7 +52,7 @@ class Settings:
     patience: int = 3
     lr: float = 1e-3
     weight_decay: float = 0.0
-    packed_lr: float = 0.02
+    packed_lr: float = 0.08
     bits: int = 8
     bits_per_value: int = 4
     decay: float = 0.25
