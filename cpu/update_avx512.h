@@ -136,7 +136,8 @@ inline uint32_t signs(__m512 low, __m512 high) {
            static_cast<uint32_t>(_mm512_movepi32_mask(_mm512_castps_si512(high))) << 16;
 }
 
-// The steps of 16 counters that vote or decay; `bytes` holds their v + 128, `rest` is that of their columns. 0 where there is no direction.
+// The steps of 16 counters that vote or decay; `bytes` holds their v + 128, `rest` is that of their columns. 0 where
+// there is no direction.
 [[gnu::always_inline]] inline __m512 shaped(const UpdatePlan& plan, const Unit& unit, __m512 g, __m128i bytes,
                                               const float* rest) {
     __m512 x = _mm512_mul_ps(_mm512_set1_ps(unit.rate), g);

@@ -159,11 +159,11 @@ class PackedTable:
             raise IndexRangeError(position, int(rows.reshape(-1)[position]), self.num_embeddings)
         if not finishes:
             return out
-        if table_scale is not None:
-            out = out * table_scale
-        if self.bits_per_value > 1:
-            out = out.reshape(num_bags, -1, self.bits_per_value).mean(2)
         with np.errstate(over="ignore"):  # float16 has no room for large sums: inf, as IEEE says
+            if table_scale is not None:
+                out = out * table_scale
+            if self.bits_per_value > 1:
+                out = out.reshape(num_bags, -1, self.bits_per_value).mean(2)
             return out.astype(output, copy=False)
 
     def rows(

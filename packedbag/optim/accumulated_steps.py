@@ -19,7 +19,8 @@ class AccumulatedSteps:
         lr of the step    = sqrt(f) * the first lr
 
     Call it where the optimizer would be called, once a batch. Gradients wait in the modules' sinks: memory for
-    ``most`` batches of (rows, gradients). They are in no checkpoint: `flush` before saving one.
+    ``most`` batches of (rows, gradients). They are in no checkpoint: `flush` before saving one. What clears the
+    anchors' gradients, as ``model.zero_grad()``, forgets them: call `zero_grad` of this and of other optimizers.
 
     Args:
         optimizer: whose step is taken; schedulers go on setting its ``lr``.
