@@ -55,7 +55,7 @@ def main() -> None:
     sets = [torch.randint(settings["rows"], shape) for _ in range(SETS)]
     module = PackedEmbeddingBag(settings["rows"], settings["dim"])
     anchors = packed_parameters(module)
-    optimizer = CounterSGD(anchors, 0.02, bits=settings["bits"], adaptivity=settings["adaptivity"], seed=0)
+    optimizer = CounterSGD(anchors, 0.02, bits=settings["bits"], adaptivity=settings["adaptivity"], decay=0.0, seed=0)
     grad = torch.randn(settings["bags"], settings["dim"])
 
     def step(batch: torch.Tensor) -> None:

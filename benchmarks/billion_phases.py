@@ -99,7 +99,7 @@ def new_optimizer(module: Any, settings: dict[str, Any]) -> Any:
     from packedbag.optim import CounterSGD, packed_parameters
 
     adaptivity = settings["adaptivity"]
-    return CounterSGD(packed_parameters(module), LR, bits=settings["bits"], adaptivity=adaptivity, seed=0)
+    return CounterSGD(packed_parameters(module), LR, bits=settings["bits"], adaptivity=adaptivity, decay=0.0, seed=0)
 
 
 def steps(module: Any, optimizer: Any, settings: dict[str, Any], numbers: range) -> list[float]:

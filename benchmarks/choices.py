@@ -41,7 +41,7 @@ class Choice:
 def step_of(rows: int, dim: int, **options: Any) -> Call:
     """Return a whole training step of a table of its own."""
     module = PackedEmbeddingBag(rows, dim)
-    optimizer = CounterSGD(packed_parameters(module), 0.02, seed=0, **options)
+    optimizer = CounterSGD(packed_parameters(module), 0.02, decay=0.0, seed=0, **options)
     grad = torch.randn(BAGS, dim)
 
     def step(batch: torch.Tensor) -> None:

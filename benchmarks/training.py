@@ -47,7 +47,7 @@ class PackedStep:
         # A table of its own: the others are compared on the words as they were.
         self.module = packedbag.PackedEmbeddingBag(table.shape.rows, table.shape.dim)
         self.module.load_state_dict({"weight": table.module.weight})
-        self.optimizer = CounterSGD(packed_parameters(self.module), lr=LR, bits=bits, seed=0)
+        self.optimizer = CounterSGD(packed_parameters(self.module), lr=LR, bits=bits, decay=0.0, seed=0)
 
     def __call__(self, indices: torch.Tensor, grad: torch.Tensor) -> None:
         self.module(indices).backward(grad)

@@ -64,7 +64,7 @@ class Rows:
         state = optimizer.state.get(module.anchor)
         if state:
             planes, row_state = state["planes"][numbers].cpu().numpy(), state["row_state"][numbers].cpu().numpy()
-            added = state["totals"].cpu().numpy()
+            added = state["totals"].cpu().numpy().copy()  # of a CPU, it is the live one
         else:
             planes = np.zeros((*words.shape, bits - 1), np.int32)
             row_state = np.zeros(len(words), np.int32)
@@ -123,6 +123,8 @@ def updated(
         adaptivity=options["adaptivity"],
         decay=float(np.float32(float(options["lr"]) * float(options["decay"]))),
         threshold=-1.0,
+        spacing=0.0,
+        group=1,
         seed=options["seed"],
         step=step,
         table=0,

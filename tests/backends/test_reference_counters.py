@@ -73,7 +73,7 @@ def scalar_update(case: Counters, i: int) -> tuple[list[int], int | None]:
         if votes:
             x = F(math.copysign(case.rate, x)) if abs(x) > F(case.threshold) else F(0)
         if case.decay > 0:
-            x = x + shrink * (F(v) + F(0.5))
+            x = x + shrink * F(v + 0.5 - case.spacing * (j % case.group - (case.group - 1) / 2))
         t = F(0) if np.isnan(x) else min(abs(x), F(2**case.bits))
         whole = math.floor(t)
         up = F(random_16_bits(case, row, j)) + F(0.5) < F(65536) * (t - F(whole))
