@@ -163,7 +163,7 @@ class PackedTable:
             if table_scale is not None:
                 out = out * table_scale
             if self.bits_per_value > 1:
-                out = out.reshape(num_bags, -1, self.bits_per_value).mean(2)
+                out = out.reshape(num_bags, width // self.bits_per_value, self.bits_per_value).mean(2)
             return out.astype(output, copy=False)
 
     def rows(

@@ -85,6 +85,13 @@ def test_an_exported_table_gives_the_values_of_its_module(tmp_path, scale, bits)
             table.bag(INDICES.numpy(), mode="majority")
 
 
+def test_no_bags_are_no_values():
+    module, none = PackedEmbeddingBag(V, D, bits_per_value=4), torch.zeros((0, 3), dtype=torch.int64)
+    assert module(none).shape == (0, D // 4)
+    assert module.to_table().bag(none.numpy()).shape == (0, D // 4)
+    assert module.to_table().rows(none.numpy()).shape == (0, 3, D // 4)
+
+
 def test_a_copy_has_values_of_as_many_bits():
     module = PackedEmbeddingBag(V, D, bits_per_value=4)
     assert torch.equal(copy.deepcopy(module)(INDICES), module(INDICES))
