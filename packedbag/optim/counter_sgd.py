@@ -24,14 +24,13 @@ ADAPTIVITIES = ("ema", "adagrad", None)
 #: lr and decay by bits, chosen on validation rows of MovieLens-1M for 2, 4 and 8; the others lie between these.
 #: 2 and 4 were found with `AccumulatedSteps`.
 RECIPES = {
-    1: (0.3, 0.0),
-    2: (0.3, 0.03),
-    3: (0.25, 0.05),
-    4: (0.2, 0.08),
-    5: (0.16, 0.11),
-    6: (0.125, 0.15),
-    7: (0.1, 0.2),
-    8: (0.08, 0.25),
+    2: {"lr": 0.3, "decay": 0.03},
+    3: {"lr": 0.25, "decay": 0.05},
+    4: {"lr": 0.2, "decay": 0.08},
+    5: {"lr": 0.16, "decay": 0.11},
+    6: {"lr": 0.125, "decay": 0.15},
+    7: {"lr": 0.1, "decay": 0.2},
+    8: {"lr": 0.08, "decay": 0.25},
 }
 
 
@@ -87,6 +86,7 @@ class CounterSGD(PackedOptimizer):
     """
 
     allowed_bits: ClassVar[range] = range(2, 9)
+    recipes: ClassVar[dict[int, dict[str, float]]] = RECIPES
     defers: ClassVar[bool] = True
     state_options = ("bits", "adaptivity")
 
@@ -112,14 +112,14 @@ class CounterSGD(PackedOptimizer):
         if not hasattr(group["bits"], "__index__") or group["bits"] not in self.allowed_bits:
             first, last = self.allowed_bits[0], self.allowed_bits[-1]
             raise ArgumentError("bits", group["bits"], f"in {first}..{last}" if first < last else str(first))
-        for name, value in zip(("lr", "decay"), RECIPES[group["bits"]], strict=True):
+        for name, value in self.recipes.get(group["bits"], {}).items():
             if group[name] is None:
                 group[name] = value
         super().check_options(group)
         if group["adaptivity"] not in ADAPTIVITIES:
             raise ArgumentError("adaptivity", repr(group["adaptivity"]), "'ema', 'adagrad' or None")
         check_rate("decay", group["decay"])
-        if not 0 <= group.get("spacing", 0.0) <= 1:
+        if not 0 <= group["spacing"] <= 1:
             raise ArgumentError("spacing", group["spacing"], "in 0..1")
 
     def new_state(self, words: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -193,7 +193,7 @@ class CounterSGD(PackedOptimizer):
 
     def _spacing(self, table: TableStep) -> float:
         """Return how far apart, in counts, the counters of a value's bits come to rest."""
-        part = table.options.get("spacing", 0.0) if table.bits_per_value > 1 else 0.0
+        part = table.options["spacing"] if table.bits_per_value > 1 else 0.0
         return whole_grains(part * 2 ** (table.options["bits"] - 1))
 
 

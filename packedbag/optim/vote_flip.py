@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from packedbag.optim.base import PackedOptimizer, check_rate
 from packedbag.optim.counter_sgd import CounterSGD
@@ -40,6 +40,8 @@ class VoteFlip(CounterSGD):
     >>> optimizer.step()
     """
 
+    recipes: ClassVar[dict[int, dict[str, float]]] = {}
+
     def __init__(
         self,
         params: Any,
@@ -54,7 +56,7 @@ class VoteFlip(CounterSGD):
         process_group: Any = None,
     ) -> None:
         defaults = {"lr": lr, "bits": bits, "threshold": threshold, "adaptivity": adaptivity, "decay": decay}
-        options = {**defaults, "scale_lr": scale_lr}
+        options = {**defaults, "spacing": 0.0, "scale_lr": scale_lr}
         PackedOptimizer.__init__(self, params, options, seed=seed, process_group=process_group)
 
     def check_options(self, group: dict[str, Any]) -> None:
