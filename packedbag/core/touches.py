@@ -9,13 +9,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from packedbag.core.philox import LOW32
+
 U32 = npt.NDArray[np.uint32]
 
 MASK = 0xFF
 #: Up to here a code is the number itself.
 EXACT = 128
 LARGEST = 0xFF
-LOW32 = 0xFFFFFFFF
 #: Odd constants that bring the parts of a number apart, and those of MurmurHash3's finalizer (public domain).
 PARTS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F)
 FINAL = (0x85EBCA6B, 0xC2B2AE35)

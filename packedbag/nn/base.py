@@ -22,6 +22,11 @@ from packedbag.table import PackedTable
 Self = TypeVar("Self", bound="PackedModule")
 
 
+def output_name(output_dtype: torch.dtype | None) -> str:
+    """Return the name of a module's output dtype, as `packedbag.core.modes` knows it."""
+    return str(output_dtype or torch.float32).removeprefix("torch.")
+
+
 class PackedModule(torch.nn.Module):
     """A table of +-1 in one bit a weight.
 
@@ -58,7 +63,7 @@ class PackedModule(torch.nn.Module):
         self.padding_idx = check_padding_idx(padding_idx, num_embeddings)
         self.scale_kind = scale
         self.bits_per_value = check_bits_per_value(
-            bits_per_value, self.embedding_dim, self.mode, str(output_dtype or torch.float32).removeprefix("torch.")
+            bits_per_value, self.embedding_dim, self.mode, output_name(output_dtype)
         )
         self.bounds = check_bounds(bounds)
         self.output_dtype = output_dtype

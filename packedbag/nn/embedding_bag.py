@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from packedbag.core.modes import check_combination, get_mode
-from packedbag.nn.base import PackedModule
+from packedbag.nn.base import PackedModule, output_name
 
 
 class PackedEmbeddingBag(PackedModule):
@@ -58,7 +58,7 @@ class PackedEmbeddingBag(PackedModule):
     ) -> None:
         check_combination(
             get_mode(mode),
-            str(output_dtype or torch.float32).removeprefix("torch."),
+            output_name(output_dtype),
             weighted=False,
             row_scale=scale == "row",
             table_scale=scale == "table",
