@@ -8,8 +8,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from packedbag.adapters import safe_loading
+
 if TYPE_CHECKING:
     from packedbag import backends, functional, optim
+    from packedbag.adapters.bitorch_engine import BinaryEmbeddingBag
     from packedbag.core.errors import PackedBagError
     from packedbag.nn import PackedEmbedding, PackedEmbeddingBag
     from packedbag.ops.findings import check_cuda
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BinaryEmbeddingBag": "packedbag.adapters.bitorch_engine",
     "PackedBagError": "packedbag.core.errors",
     "PackedEmbedding": "packedbag.nn",
     "PackedEmbeddingBag": "packedbag.nn",
@@ -30,6 +34,7 @@ _HOMES = {
 _MODULES = ("backends", "functional", "optim")
 
 __all__ = [
+    "BinaryEmbeddingBag",
     "PackedBagError",
     "PackedEmbedding",
     "PackedEmbeddingBag",
@@ -41,6 +46,8 @@ __all__ = [
     "pack",
     "unpack",
 ]
+
+safe_loading.allow()
 
 
 def __getattr__(name: str) -> Any:

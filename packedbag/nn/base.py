@@ -39,6 +39,8 @@ class PackedModule(torch.nn.Module):
     scale: torch.Tensor | None
     mode = "sum"
     include_last_offset = False
+    #: Whether entries of the padding row take part in bags, as some interfaces want it. It is trained in no case.
+    padding_votes = False
 
     def __init__(
         self,
@@ -77,7 +79,7 @@ class PackedModule(torch.nn.Module):
         else:
             self.scale = None
         self._link()
-        self.reset_parameters(generator)
+        self._draw(generator)
 
     @classmethod
     def from_pretrained(cls: type[Self], tensor: torch.Tensor, *, freeze: bool = False, **kwargs: Any) -> Self:
@@ -132,12 +134,16 @@ class PackedModule(torch.nn.Module):
     def to_table(self) -> PackedTable:
         """Return the table for use without torch; on the CPU it shares memory with the module."""
         scale = None if self.scale is None else self.scale.detach().cpu().numpy()
-        metadata = {"mode": self.mode, "padding_idx": self.padding_idx}
-        words, bits = self.weight.cpu().numpy(), self.bits_per_value
+        metadata = {"mode": self.mode, "padding_idx": None if self.padding_votes else self.padding_idx}
+        words, bits = view_words(self.words.cpu(), "uint32").numpy(), self.bits_per_value
         return PackedTable(words, self.embedding_dim, scale=scale, bits_per_value=bits, metadata=metadata)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw every bit anew, +1 or -1 with equal chance, and set the scale to 1."""
+        self._draw(generator)
+
+    def _draw(self, generator: torch.Generator | None) -> None:
+        """Give the table its first bits and scale."""
         with torch.no_grad():
             if not self.words.is_meta:
                 self.words.random_(-(2**31), 2**31, generator=generator)
@@ -174,7 +180,7 @@ class PackedModule(torch.nn.Module):
             self.table_scale,
             embedding_dim=self.embedding_dim,
             mode=self.mode,
-            padding_idx=self.padding_idx,
+            padding_idx=None if self.padding_votes else self.padding_idx,
             include_last_offset=self.include_last_offset,
             bounds=self.bounds,
             output_dtype=self.output_dtype if self.bits_per_value == 1 else None,
@@ -235,7 +241,7 @@ class PackedModule(torch.nn.Module):
         self._link()
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        destination[prefix + "weight"] = self.weight
+        destination[prefix + "weight"] = view_words(self.words, "uint32")
         super()._save_to_state_dict(destination, prefix, keep_vars)
         del destination[prefix + "anchor"]
 

@@ -35,6 +35,7 @@ class PackedSource(Protocol):
     bits_per_value: int
     mode: str
     padding_idx: int | None
+    padding_votes: bool
     include_last_offset: bool
     bounds: str
     anchor: torch.nn.Parameter
@@ -100,11 +101,16 @@ def concatenate(parts: list[Gradients]) -> Gradients:
 
 def without_dropped(gradients: Gradients, num_embeddings: int) -> Gradients:
     """Return the gradients of kept entries alone, with rows int64; waits for the device that has to count them."""
-    kept = gradients.rows < num_embeddings
+    kept = _of_entries(gradients, gradients.rows < num_embeddings)
+    return replace(kept, rows=kept.rows.to(torch.int64))
+
+
+def _of_entries(gradients: Gradients, kept: torch.Tensor) -> Gradients:
+    """Return the gradients of the entries where ``kept`` (K,) is True."""
     weights, columns = gradients.weights, gradients.columns
     return replace(
         gradients,
-        rows=gradients.rows[kept].to(torch.int64),
+        rows=gradients.rows[kept],
         bags=gradients.bags[kept],
         weights=None if weights is None else weights[kept],
         columns=None if columns is None else columns[kept],
@@ -133,9 +139,11 @@ def _gradients(
     """Return one backward call's gradients."""
     words = source.words
     backend = select(words.device.type)
+    left_out = source.padding_idx if not source.padding_votes else None
+    untrained = source.padding_idx if source.padding_votes else None
     reading = {
         "num_embeddings": source.num_embeddings,
-        "padding_idx": -1 if source.padding_idx is None else source.padding_idx,
+        "padding_idx": -1 if left_out is None else left_out,
         "include_last_offset": source.include_last_offset,
         "bounds": source.bounds,
     }
@@ -147,7 +155,10 @@ def _gradients(
             columns = deferred.marked_columns(words, marked, embedding_dim=source.embedding_dim)
         flat = None if weights is None else weights.reshape(-1).to(torch.float32).contiguous()
         counts = marked.counts if divides else None
-        return Gradients(marked.rows, marked.bags, grad, flat, counts, columns, bad=marked.bad)
+        kept_rows = marked.rows
+        if untrained is not None:
+            kept_rows = kept_rows.masked_fill(kept_rows == untrained, source.num_embeddings)
+        return Gradients(kept_rows, marked.bags, grad, flat, counts, columns, bad=marked.bad)
     rows, positions, starts = kept_entries(backend, indices, offsets, **reading)
     lengths = starts.diff()
     if source.mode == "max":
@@ -155,7 +166,8 @@ def _gradients(
         columns = to_torch(backend.max_columns(*kept, embedding_dim=source.embedding_dim))
     flat = None if weights is None else weights.reshape(-1)[positions].to(torch.float32)
     counts = lengths.to(torch.float32) if divides else None
-    return Gradients(rows, torch.repeat_interleave(lengths), grad, flat, counts, columns)
+    gradients = Gradients(rows, torch.repeat_interleave(lengths), grad, flat, counts, columns)
+    return gradients if untrained is None else _of_entries(gradients, rows != untrained)
 
 
 class GradientSink:

@@ -1,0 +1,1 @@
+"""Foreign interfaces on packed tables: one folder each."""
