@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from packedbag.adapters.bitorch_engine import reads, writes  # noqa: F401 - they answer the operators
+from packedbag.adapters.bitorch_engine import combinations, reads, views, writes  # noqa: F401 - they answer the operators
 from packedbag.adapters.bitorch_engine.bit_rows import whole_rows, words_like
 from packedbag.adapters.bitorch_engine.packed_bools import PackedBools
 from packedbag.core.errors import ArgumentError, DtypeError, ShapeError

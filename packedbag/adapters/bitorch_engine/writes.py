@@ -7,8 +7,11 @@ from typing import Any
 import torch
 
 from packedbag.adapters.bitorch_engine.bit_rows import words_like
+from packedbag.adapters.bitorch_engine.combinations import operand
+from packedbag.adapters.bitorch_engine.fallback import others, plain
 from packedbag.adapters.bitorch_engine.packed_bools import PackedBools, handles
-from packedbag.adapters.bitorch_engine.reads import check_mask, dimension, operand, others, plain
+from packedbag.adapters.bitorch_engine.reads import check_mask
+from packedbag.adapters.bitorch_engine.views import dimension
 from packedbag.core.errors import ShapeError
 from packedbag.nn.convert import clear_tail
 
