@@ -182,7 +182,21 @@ def test_writing_to_the_weight_reaches_the_forward() -> None:
     assert torch.equal(layer(indices), reference_bag(indices, fresh).float())
     layer.weight = ~fresh
     assert torch.equal(layer(indices), reference_bag(indices, ~fresh).float())
+    layer.weight.data = fresh
+    assert torch.equal(layer(indices), reference_bag(indices, fresh).float())
+    with pytest.raises(ArgumentError, match="weight is a float; it must be a bool tensor"):
+        layer.weight = 3.5
     assert [name for name, _ in layer.named_parameters()] == ["anchor"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it compiles an autograd.Function
+def test_it_compiles_without_a_break() -> None:
+    layer, indices = layer_of(padding_idx=0), torch.randint(V, (5, 3), generator=seeded(1))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    expected = layer(indices).detach()
+    compiled(indices).sum().backward()
+    assert torch.equal(layer.active_indices, indices)
+    assert torch.equal(compiled(indices), expected)
 
 
 def test_copies_moves_and_pickles_have_weights_of_their_own() -> None:

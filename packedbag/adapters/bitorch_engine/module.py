@@ -9,7 +9,7 @@ import torch
 
 from packedbag.adapters.bitorch_engine.parameter import BinaryEmbeddingParameter
 from packedbag.adapters.bitorch_engine.qweight import words_of_qweight
-from packedbag.core.errors import PackedBagError
+from packedbag.core.errors import ArgumentError, PackedBagError
 from packedbag.nn.base import PackedModule
 
 Self = TypeVar("Self", bound="BinaryModule")
@@ -58,6 +58,8 @@ class BinaryModule(PackedModule):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":  # torch would register a parameter of that name
+            if not isinstance(value, torch.Tensor):
+                raise ArgumentError("weight", f"a {type(value).__name__}", "a bool tensor (V, D)")
             self.weight.copy_(value)
         else:
             super().__setattr__(name, value)

@@ -79,6 +79,16 @@ class PackedBools(torch.Tensor):
         """Bytes of the words; an ordinary bool tensor would have ``numel()``."""
         return self.bits.words.nbytes
 
+    @property
+    def data(self: Self) -> Self:
+        """The same bits, as `torch.Tensor.data`; what is assigned to it is copied into the table."""
+        detached: Self = self.detach()
+        return detached
+
+    @data.setter
+    def data(self, values: torch.Tensor) -> None:  # torch would make this tensor another one, beside its table
+        self.copy_(values)
+
     def to_bool(self) -> torch.Tensor:
         """Return an ordinary bool tensor, one byte a value, however large."""
         return self.without_gone(self.bits.read()).contiguous()
