@@ -8,7 +8,11 @@ import torch
 
 from packedbag.core.layout import BITS_PER_WORD, view_words, words_per_row
 from packedbag.nn.convert import CHUNK_WEIGHTS, clear_tail
+from packedbag.ops.functional import embedding_bag, hamming_distances
 from packedbag.ops.packing import pack, unpack
+
+#: Rows that are counted at once: their indices take 8 MB.
+CHUNK_ROWS = 1 << 20
 
 
 class BitRows:
@@ -84,15 +88,17 @@ class BitRows:
 
     def count(self, dims: tuple[int, ...]) -> torch.Tensor:
         """Count the bits that are set, over ``dims``, (0,), (1,) or (0, 1), which stay with size 1; int64."""
-        if dims == (1,):
-            counts = [self.read(rows).sum(1, keepdim=True) for rows in self.pieces()]
-            return torch.cat(counts) if counts else self.words.new_zeros((0, 1), dtype=torch.int64)
-        width = 1 if 1 in dims else len(self.columns)
-        total = self.words.new_zeros((1, width), dtype=torch.int64)
-        for rows in self.pieces():
-            bits = self.read(rows)
-            total += bits.sum() if 1 in dims else bits.sum(0)
-        return total
+        words, (rows, columns) = self.packed(), self.shape
+        if not rows or not columns:
+            return words.new_zeros([1 if axis in dims else size for axis, size in enumerate(self.shape)]).long()
+        if dims == (1,):  # how far a row is from zeros
+            return hamming_distances(torch.zeros_like(words[:1]), words, embedding_dim=columns).t().long()
+        total = words.new_zeros((1, columns), dtype=torch.int64)
+        for start in range(0, rows, CHUNK_ROWS):  # a bag of all rows: its sum is ones - zeros
+            bag = torch.arange(start, min(start + CHUNK_ROWS, rows), device=words.device).unsqueeze(0)
+            sums = embedding_bag(bag, words, embedding_dim=columns, bounds="unchecked", output_dtype=torch.int32)
+            total += (sums.long() + bag.shape[1]) // 2
+        return total.sum(1, keepdim=True) if 1 in dims else total
 
     def _covering(self) -> tuple[torch.Tensor, range]:
         """Return the words that hold these columns, and the columns counted from the first of them."""
