@@ -30,6 +30,7 @@ from packedbag.recsys.trainer import Result, Trainer
 from packedbag.recsys.watcher import Stopped, Watcher, Watchers
 from packedbag.report import step_memory
 from packedbag.report.comparison import LARGE_BAG, LARGE_ROWS, Comparison, Line
+from packedbag.report.kinds.char import CHAR_STATE_BYTES
 from packedbag.report.step_memory import Bags, MeasurementError
 
 #: Threads, at most: OpenMP ends the process where it cannot start as many as it was told.
@@ -171,7 +172,7 @@ class Job:
             for r in results
         ]
         weights = sum(ids.rows for ids in dataset.ids) * self.settings.embedding_dim
-        char = Line("char", None, None, weights, weights * step_memory.CHAR_STATE_BYTES)
+        char = Line("char", None, None, weights, weights * CHAR_STATE_BYTES)
         lines.insert(1, char)
         if not self.compare:
             lines.append(Line("fp32", None, None, 4 * weights, 4 * weights))

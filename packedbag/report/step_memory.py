@@ -1,19 +1,22 @@
 """The most memory that tables need in one training step, measured in a process of its own.
 
-A child process imports everything, takes a step with tiny tables so that libraries, threads and caches are
-there, notes what it holds, and then builds the real tables and takes two steps: the first makes the optimizer's
-state, the second runs with it. The answer is the peak of resident memory (VmHWM) above what was held before. The
-perceptron is left out: it is the same for every kind. malloc is told to give freed memory back, so that no
-leftover hides an allocation.
+A child process imports everything, takes steps with tiny tables so that libraries, threads and caches are there, notes
+what it holds, and then builds the real tables and takes two steps: the first makes the optimizer's state, the second
+runs with it. The answer is the peak of resident memory (VmHWM) above what was held before, or on a GPU that of torch's
+allocator. The perceptron is left out: it is the same for every kind. malloc is told to give freed memory back, so that
+no leftover hides an allocation. At last the tables are saved as a checkpoint, to nowhere: its bytes are counted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,20 +25,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from packedbag.core.errors import ArgumentError, PackedBagError
+from packedbag.core.errors import PackedBagError
 from packedbag.report import memory
+from packedbag.report.kinds.kind import Load, Shape
+from packedbag.report.kinds.registry import make_kind
 
-#: The kinds, and about how many bytes a weight a step holds at once.
-KINDS = {"packed": 1.2, "char": 10.5, "fp32": 9.0}
 #: The part of the machine's free memory that a measurement may take: no one wants to lose a run to it.
 SHARE = 0.5
 TIMEOUT_SECONDS = 600
 
-#: Bytes that the optimizer of `CharTable` holds for a weight: one float32.
-CHAR_STATE_BYTES = 4
+#: What a child does, and about how much of its time it takes; it says so before it begins each.
+STAGES = {"start": 0.0, "build": 0.1, "step 1": 0.4, "step 2": 0.7, "checkpoint": 0.9}
+STAGE = "stage: "
 
-#: glibc's numbers for mallopt, from malloc.h.
+#: glibc's numbers for mallopt, from malloc.h, and Linux's for prctl.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+PR_SET_PDEATHSIG = 1
 PAGE = 4096
 
 
@@ -45,6 +50,7 @@ class MeasurementError(PackedBagError, RuntimeError):
     def __init__(self, kind: str, output: str) -> None:
         last = output.strip().splitlines()[-1:] or ["no message; perhaps it was killed for want of memory"]
         super().__init__(f"the memory of a step with {kind} tables could not be measured: {last[0]}")
+        self.reason = last[0]
 
 
 @dataclass
@@ -55,149 +61,169 @@ class Bags:
     indices: npt.NDArray[np.int64]
     offsets: npt.NDArray[np.int64]
 
+    @classmethod
+    def of(cls, shape: Shape, load: Load, seed: int = 0) -> Bags:
+        """Draw the ids of a batch, each row being as likely."""
+        indices = np.random.default_rng(seed).integers(0, shape.rows, load.entries)
+        return cls(shape.rows, indices, np.arange(0, load.entries + 1, load.length))
+
 
 @dataclass
 class Cost:
-    """Bytes of one kind: the tables and the optimizer's state, counted, and the peak of a step, measured."""
+    """Bytes of one kind: tables, gradients, state and checkpoint, counted, and the peak of a step, measured."""
 
     table_bytes: int
+    gradient_bytes: int
     state_bytes: int
     peak_bytes: int
+    checkpoint_bytes: int
 
 
-def measure(kind: str, batch: Sequence[Bags], embedding_dim: int, *, bits: int = 8) -> Cost:
+def measure(
+    kind: str,
+    batch: Sequence[Bags],
+    embedding_dim: int | Sequence[int],
+    *,
+    bits: int = 8,
+    optimizer: str = "adagrad",
+    device: str = "cpu",
+    limit: int | None = None,
+    stage: Callable[[str], None] | None = None,
+    timeout: float = TIMEOUT_SECONDS,
+) -> Cost:
     """Measure a training step of tables in a child process.
 
     Args:
-        kind: "packed" (`CounterSGD`), "char" (see `CharTable`) or "fp32" (sparse `torch.nn.EmbeddingBag` with
-            Adagrad).
+        kind: one of `packedbag.report.kinds.registry.KEYS`.
         batch: one `Bags` for each table.
-        embedding_dim: D.
+        embedding_dim: D, of all tables or of each.
         bits: of the packed counters.
+        optimizer: of float tables.
+        device: "cpu" or "cuda".
+        limit: bytes that the step may take; None: `SHARE` of what is free.
+        stage: called with a name of `STAGES` when the child begins with it.
+        timeout: seconds after which the child is stopped.
 
     Raises:
         MeasurementError: the child failed, or there is too little memory to try.
     """
-    if kind not in KINDS:
-        raise ArgumentError("kind", repr(kind), "'packed', 'char' or 'fp32'")
-    need = KINDS[kind] * embedding_dim * sum(bags.num_embeddings for bags in batch)
-    free = memory.available_bytes()
-    if need > SHARE * free:
-        raise MeasurementError(kind, f"it takes about {memory.human(need)}, and {memory.human(free)} are free")
+    made = make_kind(kind, bits=bits, optimizer=optimizer)
+    dims = [embedding_dim] * len(batch) if isinstance(embedding_dim, int) else list(embedding_dim)
+    shapes = [Shape(bags.num_embeddings, dim) for bags, dim in zip(batch, dims, strict=True)]
+    bags = max((len(each.offsets) - 1 for each in batch), default=0)
+    entries = max((len(each.indices) for each in batch), default=0)
+    need = made.costs(shapes, Load(bags, -(-entries // max(bags, 1)))).peak
+    free = free_bytes(device)
+    if need > (SHARE * free if limit is None else limit):
+        # Without a limit of the caller's, what is free is the reason.
+        there = f"{memory.human(free)} are free" if limit is None else f"{memory.human(limit)} are allowed"
+        raise MeasurementError(kind, f"it takes about {memory.human(need)}, and {there}")
+    order = {"kind": kind, "dims": dims, "bits": bits, "optimizer": optimizer, "device": device}
     with tempfile.TemporaryDirectory(prefix="packedbag-") as folder:
-        arrays = {f"indices{i}": bags.indices for i, bags in enumerate(batch)}
-        arrays |= {f"offsets{i}": bags.offsets for i, bags in enumerate(batch)}
-        rows = np.array([bags.num_embeddings for bags in batch], np.int64)
+        arrays = {f"indices{i}": each.indices for i, each in enumerate(batch)}
+        arrays |= {f"offsets{i}": each.offsets for i, each in enumerate(batch)}
+        rows = np.array([each.num_embeddings for each in batch], np.int64)
         path = Path(folder) / "batch.npz"
         np.savez(path, rows=rows, **arrays)  # type: ignore[arg-type]
-        command = [sys.executable, "-m", __spec__.name, kind, str(path), str(embedding_dim), str(bits)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
-    if done.returncode:
-        raise MeasurementError(kind, done.stderr)
-    return Cost(**json.loads(done.stdout.splitlines()[-1]))
+        return Cost(**json.loads(_run(kind, [json.dumps(order), str(path)], stage, timeout)))
 
 
-class CharTable:
-    """A boolean table as torch keeps it, 8 bits a weight, and the step that boolean training needs.
+def free_bytes(device: str) -> int:
+    """Return the memory that a machine's CPU or GPU can still give.
 
-    It does what bitorch-engine's `BinaryEmbeddingBag` documents, with no more memory than that takes: backward
-    makes a dense float gradient (4 bytes a weight) and a dense boolean one (1); the optimizer averages the
-    latter in a float state (4), and flips the weights of active rows whose average passes a threshold.
+    Raises:
+        MeasurementError: there is no such GPU.
     """
+    if device == "cpu":
+        return memory.available_bytes()
+    # In a child, too: CUDA takes hundreds of megabytes of a GPU for each process that asks.
+    code = "import torch; print(torch.cuda.mem_get_info()[0])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise MeasurementError(device, done.stderr)
+    return int(done.stdout)
 
-    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
+
+def _run(kind: str, arguments: list[str], stage: Callable[[str], None] | None, timeout: float) -> str:
+    """Run the child to its end and return the last line that it printed."""
+    command = [sys.executable, "-m", __spec__.name, *arguments]
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child,
+    ):
+        late = threading.Timer(timeout, child.kill)
+        late.start()
+        try:
+            last = ""
+            for line in child.stdout or ():
+                if line.startswith(STAGE) and stage is not None:
+                    stage(line.removeprefix(STAGE).rstrip())
+                last = line
+            child.wait()
+        finally:  # Ctrl-C, too: a child may hold most of the machine
+            in_time = late.is_alive()
+            late.cancel()
+            child.kill()
+        if child.returncode:
+            errors.seek(0)
+            raise MeasurementError(kind, errors.read() if in_time else f"it took more than {timeout:.0f} s")
+    return last
+
+
+class Host:
+    """Resident memory of this process, above what it was."""
+
+    def __init__(self) -> None:
+        self._before = memory.resident_bytes() if memory.reset_peak() else memory.peak_bytes()
+
+    def peak(self) -> int:
+        """Return the most that was held at once, in bytes."""
+        return memory.peak_bytes() - self._before
+
+
+class Gpu:
+    """What torch's allocator has given out on the GPU, above what it had."""
+
+    def __init__(self) -> None:
         import torch
 
-        self.weight = torch.rand(num_embeddings, embedding_dim) > 0.5
-        self.grad: torch.Tensor | None = None
-        self.average: torch.Tensor | None = None
+        self._cuda: Any = torch.cuda
+        self._cuda.synchronize()
+        self._cuda.empty_cache()
+        self._cuda.reset_peak_memory_stats()
+        self._before = int(self._cuda.memory_allocated())
 
-    def step(self, indices: Any, offsets: Any) -> None:
-        """Look up and vote, spread a gradient of ones over the rows, update."""
-        import torch
-
-        self.grad = None
-        bags = torch.repeat_interleave(offsets.diff())
-        ones = torch.zeros(len(offsets) - 1, self.weight.shape[1])
-        ones.index_add_(0, bags, self.weight[indices].float())
-        grad_out = torch.ones_like(ones)
-        dense = torch.zeros(self.weight.shape)
-        dense.index_add_(0, indices, grad_out[bags])
-        self.grad = dense != 0
-        del dense
-        if self.average is None:
-            self.average = torch.zeros(self.weight.shape)
-        self.average.lerp_(self.grad.float(), 0.1)
-        active = torch.unique(indices)
-        self.weight[active] ^= self.average[active] > 0.5
+    def peak(self) -> int:
+        """Return the most that was held at once, in bytes."""
+        self._cuda.synchronize()
+        return int(self._cuda.max_memory_allocated()) - self._before
 
 
-def _char(batch: Sequence[Bags], embedding_dim: int, bits: int) -> tuple[Callable[[], None], Callable[[], Cost]]:
+class Counter:
+    """A file that keeps nothing but how much was written to it."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def write(self, data: Any) -> int:
+        """Count ``data``."""
+        length = memoryview(data).nbytes
+        self.size += length
+        return length
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+
+def saved_bytes(state: Any) -> int:
+    """Return the size of the file that `torch.save` makes of ``state``."""
     import torch
 
-    tables = [CharTable(bags.num_embeddings, embedding_dim) for bags in batch]
-    inputs = [(torch.from_numpy(bags.indices), torch.from_numpy(bags.offsets)) for bags in batch]
-
-    def step() -> None:
-        for table, (indices, offsets) in zip(tables, inputs, strict=True):
-            table.step(indices, offsets)
-
-    def cost() -> Cost:
-        states = [table.average.nbytes for table in tables if table.average is not None]
-        return Cost(sum(table.weight.nbytes for table in tables), sum(states), 0)
-
-    return step, cost
-
-
-def _trained(
-    kind: str, batch: Sequence[Bags], embedding_dim: int, bits: int
-) -> tuple[Callable[[], None], Callable[[], Cost]]:
-    import torch
-
-    from packedbag.nn import PackedEmbeddingBag
-    from packedbag.optim import CounterSGD, packed_parameters
-
-    inputs = [(torch.from_numpy(bags.indices), torch.from_numpy(bags.offsets)) for bags in batch]
-    tables = torch.nn.ModuleList()
-    optimizer: torch.optim.Optimizer
-    for bags in batch:
-        if kind == "packed":
-            tables.append(PackedEmbeddingBag(bags.num_embeddings, embedding_dim, mode="mean", include_last_offset=True))
-        else:
-            tables.append(
-                torch.nn.EmbeddingBag(
-                    bags.num_embeddings, embedding_dim, mode="mean", include_last_offset=True, sparse=True
-                )
-            )
-    if kind == "packed":
-        optimizer = CounterSGD(packed_parameters(tables), lr=0.02, bits=bits, seed=0)
-    else:
-        torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
-        optimizer = torch.optim.Adagrad(tables.parameters(), lr=0.02)
-
-    def step() -> None:
-        outputs = [table(*given) for table, given in zip(tables, inputs, strict=True)]
-        torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
-        optimizer.step()
-        optimizer.zero_grad()
-
-    def cost() -> Cost:
-        state = [t.nbytes for s in optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
-        return Cost(sum(_weight_bytes(table) for table in tables), sum(state), 0)
-
-    return step, cost
-
-
-def _weight_bytes(table: Any) -> int:
-    return int(table.weight.nbytes)
-
-
-def _build(
-    kind: str, batch: Sequence[Bags], embedding_dim: int, bits: int
-) -> tuple[Callable[[], None], Callable[[], Cost]]:
-    if kind == "char":
-        return _char(batch, embedding_dim, bits)
-    return _trained(kind, batch, embedding_dim, bits)
+    if hasattr(torch.serialization, "set_crc32_options"):
+        torch.serialization.set_crc32_options(False)  # a checksum of what is thrown away
+    counter = Counter()
+    torch.save(state, counter)  # type: ignore[arg-type]
+    return counter.size
 
 
 def _give_memory_back() -> None:
@@ -209,23 +235,56 @@ def _give_memory_back() -> None:
         library.malloc_trim(0)
 
 
-def _child(kind: str, path: str, embedding_dim: int, bits: int) -> Cost:
-    tiny = [Bags(8, np.arange(8, dtype=np.int64), np.arange(0, 9, 2, dtype=np.int64))]
-    warm_up, _ = _build(kind, tiny, embedding_dim, bits)
+def _die_first() -> None:
+    """End with the parent, however it ends, and be the first to go where memory runs out."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "prctl"):
+        library.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _child(order: dict[str, Any], path: str) -> Cost:
+    import torch
+
+    def begin(name: str) -> None:
+        print(STAGE + name, flush=True)
+
+    def inputs(batch: Sequence[Bags]) -> list[tuple[Any, Any]]:
+        arrays = [(each.indices, each.offsets) for each in batch]
+        return [(torch.from_numpy(a).to(device), torch.from_numpy(b).to(device)) for a, b in arrays]
+
+    begin("start")
+    device, dims = order["device"], order["dims"]
+    kind = make_kind(order["kind"], bits=order["bits"], optimizer=order["optimizer"])
+    tiny = Bags(8, np.arange(8, dtype=np.int64), np.arange(0, 9, 2, dtype=np.int64))
+    warm_up = kind.make([Shape(8, dim) for dim in dims], inputs([tiny] * len(dims)), device)
     for _ in range(3):
-        warm_up()
+        warm_up.backward()
+        warm_up.update()
+        warm_up.clear()
+    del warm_up
     with np.load(path) as file:
         rows = file["rows"].tolist()
         batch = [Bags(v, file[f"indices{i}"], file[f"offsets{i}"]) for i, v in enumerate(rows)]
+    given = inputs(batch)
     _give_memory_back()
-    before = memory.resident_bytes() if memory.reset_peak() else memory.peak_bytes()
-    step, cost = _build(kind, batch, embedding_dim, bits)
-    for _ in range(2):
-        step()
-    found = cost()
-    found.peak_bytes = memory.peak_bytes() - before
-    return found
+    meter = Host() if device == "cpu" else Gpu()
+    begin("build")
+    live = kind.make([Shape(v, dim) for v, dim in zip(rows, dims, strict=True)], given, device)
+    gradient = 0
+    for step in (1, 2):
+        begin(f"step {step}")
+        live.backward()
+        gradient = live.held()[1]
+        live.update()
+        live.clear()
+    peak = meter.peak()
+    begin("checkpoint")
+    table, _, state = live.held()
+    return Cost(table, gradient, state, peak, saved_bytes(live.checkpoint()))
 
 
 if __name__ == "__main__":
-    print(json.dumps(vars(_child(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))))
+    _die_first()
+    print(json.dumps(vars(_child(json.loads(sys.argv[1]), sys.argv[2]))))

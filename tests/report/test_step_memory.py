@@ -8,7 +8,8 @@ import torch
 
 from packedbag.core.errors import ArgumentError
 from packedbag.report import memory
-from packedbag.report.step_memory import CHAR_STATE_BYTES, Bags, CharTable, MeasurementError, measure
+from packedbag.report.kinds.char import CHAR_STATE_BYTES, CharTable
+from packedbag.report.step_memory import Bags, MeasurementError, measure
 
 ROWS, DIM = 200_000, 32
 WEIGHTS = ROWS * DIM
@@ -63,13 +64,13 @@ def test_a_child_that_fails_is_reported():
 def test_tables_that_would_fill_the_machine_are_not_tried(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda: 1_000_000_000)
     started = []
-    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: started.append(args))
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: started.append(args))
     batch = [Bags(1_000_000, np.array([0]), np.array([0, 1]))]
-    with pytest.raises(MeasurementError, match=r"char tables could not .*: it takes about 672 MB, and 1 GB are free"):
+    with pytest.raises(MeasurementError, match=r"char tables could not .*: it takes about 640 MB, and 1 GB are free"):
         measure("char", batch, 64)
     assert started == []
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ArgumentError, match="kind is 'int4'; it must be 'packed', 'char' or 'fp32'"):
+    with pytest.raises(ArgumentError, match="kind is 'int4'; it must be one of fp32, fp16, int8, char, packed"):
         measure("int4", [], DIM)
