@@ -24,7 +24,9 @@ def make_app() -> typer.Typer:
         import typer
     except ImportError as error:
         raise MissingExtraError("The command line", error.name or "typer", "cli") from None
+    from packedbag.cli import compare, plan
     from packedbag.cli.doctor import doctor
+    from packedbag.cli.outputs import Command
     from packedbag.cli.train import EXAMPLES, train
 
     app = typer.Typer(
@@ -51,6 +53,8 @@ def make_app() -> typer.Typer:
     ]
     app.callback()(options)
     app.command(epilog=EXAMPLES)(train)
+    app.command(cls=Command, epilog=compare.EXAMPLES)(compare.compare)
+    app.command(cls=Command, epilog=plan.EXAMPLES)(plan.plan)
     app.command()(doctor)
     return app
 

@@ -64,6 +64,19 @@ def parse_size(text: str, name: str) -> int:
     return int(value)
 
 
+def short_count(count: int) -> str:
+    """Return a number of rows for reading, rounded down, so that what fits still fits; `parse_count` reads it.
+
+    >>> short_count(999), short_count(599_903_287), short_count(1_079_820_113)
+    ('999', '599M', '1.07B')
+    """
+    for unit, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= unit:
+            digits = 10 ** max(3 - len(str(count // unit)), 0)
+            return f"{count * digits // unit / digits:g}{letter}"
+    return str(count)
+
+
 def _value(text: str, units: dict[str, int]) -> Fraction | None:
     parsed = _QUANTITY.fullmatch(text)
     if parsed is None or parsed["unit"].lower() not in units:

@@ -1,0 +1,186 @@
+"""``packedbag plan``: which packed tables fit a given memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from packedbag.cli.console import guarded, output
+from packedbag.cli.outputs import STDOUT, check_file, write_text
+from packedbag.core.errors import ArgumentError
+from packedbag.core.layout import check_embedding_dim
+from packedbag.report.kinds.kind import Load
+from packedbag.report.memory import human
+from packedbag.report.plan import Option, Plan, Wish, make_plan
+from packedbag.report.quantity import parse_count, parse_size, short_count
+
+#: Exit code where nothing fits.
+NOTHING_FITS = 3
+#: The part of the memory that is kept free unless told otherwise.
+RESERVE = 10
+ADAPTIVITIES = ("ema", "none")
+
+EXAMPLES = """[bold]Examples[/bold]
+
+packedbag plan --rows 1e9 --dim 64 --memory 24GB
+
+packedbag plan --rows 1e9 --dim 64 --bits 4 --memory 24GB --gpus 8
+
+packedbag plan --rows 200M --dim 128 --memory 16GiB --reserve 2GB --json | jq .training
+"""
+
+
+def plan(
+    rows: Annotated[str, typer.Option(help="V, of the whole table: 1_000_000_000, 1e9 or 1B.")],
+    dim: Annotated[int, typer.Option(help="D: weights in a row.")],
+    memory: Annotated[str, typer.Option(help="Of one machine or GPU: 24GB, 24GiB or 500MB.")],
+    bits: Annotated[
+        int | None, typer.Option(help="Bits a weight has in training, 1 to 8; the most that fit by default.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(help="Machines or GPUs that the rows are split over, evenly.")] = 1,
+    reserve: Annotated[
+        str | None,
+        typer.Option(help=f"Memory for all that is not tables, as 2GB; {RESERVE} % of --memory by default."),
+    ] = None,
+    adaptivity: Annotated[str, typer.Option(help="Of the optimizer: ema has 4 bytes a row, none has none.")] = "ema",
+    batch: Annotated[str, typer.Option(help="Bags in the batch of a step.")] = "2048",
+    bag: Annotated[str, typer.Option(help="Ids in a bag.")] = "20",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 unless what was asked for fits as it is.")
+    ] = False,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write JSON to this file; alone: print it instead.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answer in one line.")] = False,
+) -> None:
+    """Say which packed tables fit a memory, and what would: fewer bits, columns or rows, or more GPUs.
+
+    By formula; `packedbag compare` measures. Numbers are of one shard.
+    Exit codes: 0 it fits, or fewer bits or columns would; 2 wrong options; 3 nothing fits.
+    """
+
+    def work() -> None:
+        check_file(json_path, "--json")
+        wish = _wish(rows, dim, bits, memory, reserve, gpus, adaptivity, batch, bag)
+        made = make_plan(wish)
+        if json_path is not None:
+            write_text(json_path, json.dumps(made.plain(), indent=2) + "\n")
+        if json_path != STDOUT:
+            output.print(answer(made), soft_wrap=True, markup=False)
+            if not quiet:
+                output.print()
+                output.print(render(made))
+                output.print(explain(made), soft_wrap=True, markup=False)
+        if not (made.fits if strict else made.something_fits):
+            raise typer.Exit(NOTHING_FITS)
+
+    guarded(work)
+
+
+def _wish(
+    rows: str,
+    dim: int,
+    bits: int | None,
+    memory: str,
+    reserve: str | None,
+    gpus: int,
+    adaptivity: str,
+    batch: str,
+    bag: str,
+) -> Wish:
+    total = parse_size(memory, "--memory")
+    kept = total * RESERVE // 100 if reserve is None else parse_size(reserve, "--reserve")
+    if kept >= total:
+        raise ArgumentError("--reserve", human(kept), f"less than --memory, {human(total)}")
+    if bits is not None and not 1 <= bits <= 8:
+        raise ArgumentError("--bits", bits, "in 1..8")
+    if gpus < 1:
+        raise ArgumentError("--gpus", gpus, "at least 1")
+    if adaptivity not in ADAPTIVITIES:
+        raise ArgumentError("--adaptivity", repr(adaptivity), " or ".join(ADAPTIVITIES))
+    return Wish(
+        rows=parse_count(rows, "--rows"),
+        dim=check_embedding_dim(dim),
+        bits=bits,
+        memory=total,
+        reserve=kept,
+        gpus=gpus,
+        load=Load(parse_count(batch, "--batch"), parse_count(bag, "--bag")),
+        row_state=adaptivity != "none",
+    )
+
+
+def answer(made: Plan) -> str:
+    """Return whether it fits, and what would, in one line."""
+    wish = made.wish
+    what = f"{wish.rows:,} rows x {wish.dim:,}" + (f" over {wish.gpus:,} GPUs" if wish.gpus > 1 else "")
+    asked = made.asked
+    if asked is not None and asked.fits:
+        most = "" if wish.bits is not None else ", the most that fit"
+        need = f"{human(asked.costs.peak)} of {human(wish.budget)}"
+        return f"fits: {what} with {asked.bits} bits in training{most} ({need}{_on_each(wish)})"
+    if not made.something_fits:
+        serving = "; it fits for serving alone" if made.serves else ""
+        return (
+            f"nothing fits: {what}, with any number of bits or columns, needs more than {human(wish.budget)}{serving}"
+        )
+    asked = asked or made.options[-1]
+    need = f"a training step needs {human(asked.costs.peak)}{_on_each(wish)}, {human(wish.budget)} are there"
+    would = [f"with {option.bits} bits" for option in made.options if option.fits][:1]
+    would += [f"with D = {asked.largest_dim:,}"] if asked.largest_dim else []
+    would += [f"with {short_count(asked.most_rows)} rows"] if asked.most_rows else []
+    would += [f"over {asked.fewest_gpus:,} GPUs"] if asked.fewest_gpus else []
+    return (
+        f"does not fit: {what} with {_bits(asked)} in training; {need}. It would {', '.join(would[:-1])} or {would[-1]}"
+    )
+
+
+def _on_each(wish: Wish) -> str:
+    return " on each" if wish.gpus > 1 else ""
+
+
+def _bits(option: Option) -> str:
+    return "1 bit" if option.bits == 1 else f"{option.bits} bits"
+
+
+def render(made: Plan) -> Table:
+    """Lay out the options, a row for each number of bits in training, and what serving takes."""
+    wish = made.wish
+    where = f"on each of {wish.gpus:,} GPUs" if wish.gpus > 1 else "on one machine or GPU"
+    table = Table(title=f"{wish.shard():,} rows x {wish.dim:,} weights {where}", title_justify="left")
+    headings = ("bits in\ntraining", "table and\nstate", "peak in\na step", f"of\n{human(wish.budget)}", "fits")
+    for heading in (*headings, "largest\nD", "most\nrows", "fewest\nGPUs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for option in made.options:
+        share = option.costs.peak / max(wish.budget, 1)
+        table.add_row(
+            str(option.bits),
+            human(option.costs.table + option.costs.state),
+            human(option.costs.peak),
+            f"{share:.0%}" if share < 10 else f"{share:,.0f}x",
+            "[green]yes[/]" if option.fits else "no",
+            f"{option.largest_dim:,}" if option.largest_dim else "-",
+            short_count(option.most_rows) if option.most_rows else "-",
+            "-" if option.fewest_gpus is None else f"{option.fewest_gpus:,}",
+            style="bold" if option.bits == wish.bits else "",
+        )
+    return table
+
+
+def explain(made: Plan) -> str:
+    """Return what the columns leave open."""
+    wish = made.wish
+    serves = "fits" if made.serves else "does not fit"
+    others = "; ".join(f"{name} {human(size)}" for name, size in made.others.items())
+    return "\n".join(
+        [
+            "largest D, most rows, fewest GPUs: what would fit with these bits, all else being as asked.",
+            f"for the tables: {human(wish.budget)}; kept free of {human(wish.memory)}: {human(wish.reserve)}.",
+            f"serving, one bit a weight: {human(made.serving_bytes)}, {serves}.",
+            f"the same training step in others: {others}.",
+        ]
+    )
