@@ -1,5 +1,5 @@
 # The verbs of the project. `make demo` and `make test` do all the set-up themselves; a second run reuses .venv.
-#   make demo    train on MovieLens-100k with every embedding weight in one bit, and compare with fp32
+#   make demo    train on MovieLens-100k with every embedding weight in one bit, compare with fp32, measure a large table
 #   make test    all tests; ARGS="-k name" picks some
 #   make lint    ruff: rules and format          make types   mypy, strict, on core, backends and io
 #   make bench   beside its peers, on this CPU; ARGS="--shapes 1e6x128x2048x20 --threads 1" takes a minute
@@ -20,7 +20,10 @@ PEERS := .venv/.peers
 .DELETE_ON_ERROR:
 
 demo: $(READY)
-	$(BIN)/packedbag train movielens-100k --compare --output runs/movielens-100k
+	$(BIN)/packedbag train movielens-100k --compare --no-memory --output runs/movielens-100k
+	@printf '\nA million rows, and the same batch: what training such a table takes on this machine.\n\n'
+	$(BIN)/packedbag compare --rows 1M --dim 128 --batch 512 --bag 20 \
+		--plot runs/movielens-100k/memory.png --html runs/movielens-100k/memory.html
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -n 2 $(ARGS)

@@ -46,7 +46,7 @@ def render_tables(report: Report) -> Table:
     """Lay out the bytes of each table's weights, in each kind and in the file."""
     largest = sorted(range(len(report.shapes)), key=lambda i: -report.shapes[i].weights)[:MOST_TABLES]
     rest = len(report.shapes) - len(largest)
-    title = "Table by table, the weights alone" + (f"; {rest} smaller tables are left out here" if rest else "")
+    title = "Table by table, the weights alone" + (f"; {rest} smaller ones are left out" if rest else "")
     table = _plain_table(title)
     table.add_column("table", overflow="fold")
     kinds = [line.kind.title.replace(" (", "\n(").replace(", ", ",\n") for line in report.lines]

@@ -48,7 +48,8 @@ def explain(comparison: Comparison) -> str:
         )
     untrained = [NAMES[line.kind][0] for line in comparison.lines if line.auc is None]
     if "Char" in untrained:
-        lines.append("Char: torch's bool, 8 bits a weight; not trained, but its step is built and taken to measure it.")
+        how = "its step is built and taken to measure it" if _measured(comparison) else "its bytes are computed"
+        lines.append(f"Char: torch's bool, 8 bits a weight; not trained, but {how}.")
     if "fp32" in untrained:
         lines.append("fp32: not trained; --compare trains it.")
     return "\n".join(lines)

@@ -35,6 +35,8 @@ th:first-child, td:first-child { padding-left: 0; }
 thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; }
 th[scope=row], td.how { text-align: left; font-weight: normal; }
 tr.first th, tr.first td { border-top: 1px solid var(--line); }
+@media (max-width: 40rem) { table { font-size: .8rem; } th, td { padding: .25rem .35rem; }
+  thead th { white-space: normal; } }
 td.how { color: var(--soft); } td.differs { color: var(--mark); font-weight: 600; }
 """
 

@@ -52,7 +52,8 @@ def test_what_was_not_measured_has_no_column_and_no_explanation():
 def test_what_was_not_trained_is_said():
     assert "fp32: not trained; --compare trains it." in explain(comparison(compared=False))
     assert "fp32: not trained" not in explain(comparison())
-    assert "Char: torch's bool, 8 bits a weight; not trained" in explain(comparison())
+    assert "Char: torch's bool, 8 bits a weight; not trained, but its step is built and taken" in explain(comparison())
+    assert "not trained, but its bytes are computed." in explain(comparison(measured=False))
 
 
 def test_rows_never_updated_are_counted_where_there_are_any():

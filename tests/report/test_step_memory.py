@@ -9,7 +9,8 @@ import torch
 from packedbag.core.errors import ArgumentError
 from packedbag.report import memory
 from packedbag.report.kinds.char import CHAR_STATE_BYTES, CharTable
-from packedbag.report.step_memory import Bags, MeasurementError, measure
+from packedbag.report.kinds.kind import Load, Shape
+from packedbag.report.step_memory import STAGES, Bags, Gpu, MeasurementError, free_bytes, measure, saved_bytes
 
 ROWS, DIM = 200_000, 32
 WEIGHTS = ROWS * DIM
@@ -53,6 +54,66 @@ def test_a_char_step_flips_rows_of_the_batch_alone():
     assert table.grad.dtype == torch.bool
     assert table.grad[[3, 4, 9]].all()
     assert int(table.grad.sum()) == 3 * 8
+
+
+def test_a_child_says_what_it_does_and_counts_what_it_saves():
+    stages = []
+    batch = [Bags.of(Shape(1000, 64), Load(8, 4))]
+    cost = measure("packed", batch, 64, bits=2, stage=stages.append)
+    assert stages == list(STAGES)
+    assert cost.gradient_bytes == 16 * 32 + 4 * 8 * (64 + 1)
+    assert 0 <= cost.checkpoint_bytes - cost.table_bytes - cost.state_bytes < 10_000
+
+
+def test_a_child_that_takes_too_long_is_stopped():
+    with pytest.raises(MeasurementError, match="it took more than 0 s"):
+        measure("packed", [Bags.of(Shape(1000, 64), Load(8, 4))], 64, timeout=0.1)
+
+
+def test_an_interruption_ends_the_child(monkeypatch):
+    started = []
+    popen = subprocess.Popen
+
+    def remembered(*args, **kwargs):
+        started.append(popen(*args, **kwargs))
+        return started[-1]
+
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", remembered)
+    with pytest.raises(KeyboardInterrupt):
+        measure("packed", [Bags.of(Shape(1000, 64), Load(8, 4))], 64, stage=interrupted)
+    assert [child.poll() for child in started] == [-9]
+
+
+def test_a_limit_of_the_callers_is_kept():
+    batch = [Bags.of(Shape(100_000, 64), Load(8, 4))]
+    with pytest.raises(MeasurementError, match="it takes about 64 MB, and 60 MB are allowed"):
+        measure("char", batch, 64, limit=60_000_000)
+
+
+def test_the_bytes_of_a_checkpoint_are_those_of_its_file(tmp_path):
+    state = {"weight": torch.zeros(1000, 3), "more": [torch.ones(7, dtype=torch.uint8)]}
+    torch.save(state, tmp_path / "c.pt")
+    assert saved_bytes(state) == pytest.approx((tmp_path / "c.pt").stat().st_size, abs=300)
+
+
+def test_a_gpus_peak_is_that_of_the_allocator_above_what_it_had(monkeypatch):
+    seen = []
+    cuda = torch.cuda
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(cuda, name, lambda name=name: seen.append(name))
+    monkeypatch.setattr(cuda, "memory_allocated", lambda: 100)
+    monkeypatch.setattr(cuda, "max_memory_allocated", lambda: 1100)
+    assert Gpu().peak() == 1000
+    assert seen == ["synchronize", "empty_cache", "reset_peak_memory_stats", "synchronize"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said_to_be_missing():
+    with pytest.raises(MeasurementError, match="with cuda tables could not be measured"):
+        free_bytes("cuda")
 
 
 def test_a_child_that_fails_is_reported():

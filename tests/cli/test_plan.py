@@ -1,0 +1,116 @@
+"""``packedbag plan``: its answer in words, as a table and as JSON, and its exit codes."""
+
+import json
+
+import pytest
+
+from tests.cli.command import run
+from tests.cli.test_compare import called
+
+pytest.importorskip("typer")
+pytest.importorskip("rich")
+
+BILLION = ("plan", "--rows", "1e9", "--dim", "64", "--reserve", "0")
+
+
+def test_what_fits_is_said_in_the_first_line(monkeypatch, capsys):
+    code, out, err = called(monkeypatch, capsys, *BILLION, "--memory", "24GB", "--gpus", 8, "--bits", 4)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == (
+        "fits: 1,000,000,000 rows x 64 over 8 GPUs with 4 bits in training (4.5 GB of 24 GB on each)"
+    )
+
+
+def test_what_does_not_fit_comes_with_what_would(monkeypatch, capsys):
+    code, out, _ = called(monkeypatch, capsys, *BILLION, "--memory", "24GB", "--bits", 4)
+    assert code == 0
+    assert out.splitlines()[0] == (
+        "does not fit: 1,000,000,000 rows x 64 with 4 bits in training; a training step needs 36 GB, 24 GB are there. "
+        "It would with 2 bits, with D = 32, with 666M rows or over 2 GPUs"
+    )
+
+
+def test_a_table_of_80_columns_has_a_row_for_each_number_of_bits(monkeypatch, capsys):
+    _, out, _ = called(monkeypatch, capsys, *BILLION, "--memory", "24GB")
+    lines = [line for line in out.splitlines() if line.startswith("│")]
+    assert max(map(len, lines)) <= 80
+    rows = [line.replace("│", " ").split() for line in lines]
+    assert [row[0] for row in rows] == ["8", "7", "6", "5", "4", "3", "2", "1"]
+    assert rows[6] == ["2", "20", "GB", "20", "GB", "83%", "yes", "64", "1.19B", "1"]
+    assert rows[0] == ["8", "68", "GB", "68", "GB", "283%", "no", "-", "352M", "3"]
+    assert "serving, one bit a weight: 8 GB, fits." in out
+    assert "fp32, row-wise Adagrad 260 GB" in out
+
+
+def test_without_bits_the_most_that_fit_are_named(monkeypatch, capsys):
+    _, out, _ = called(monkeypatch, capsys, *BILLION, "--memory", "24GB", "-q")
+    assert out == "fits: 1,000,000,000 rows x 64 with 2 bits in training, the most that fit (20 GB of 24 GB)\n"
+
+
+def test_a_tenth_of_the_memory_is_kept_free(monkeypatch, capsys):
+    _, out, _ = called(monkeypatch, capsys, "plan", "--rows", "1M", "--dim", "64", "--memory", "10GB", "--json")
+    assert json.loads(out)["budget"] == 9 * 10**9
+
+
+def test_without_a_word_a_row_less_is_needed(monkeypatch, capsys):
+    needs = {}
+    for adaptivity in ("ema", "none"):
+        _, out, _ = called(monkeypatch, capsys, *BILLION, "--memory", "1TB", "--adaptivity", adaptivity, "--json")
+        needs[adaptivity] = json.loads(out)["training"][0]["costs"]["peak"]
+    assert needs["ema"] - needs["none"] == 4 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--memory", "24GB"), 0),
+        (("--memory", "24GB", "--bits", 4), 0),
+        (("--memory", "24GB", "--bits", 4, "--strict"), 3),
+        (("--memory", "24GB", "--bits", 2, "--strict"), 0),
+        (("--memory", "1GB"), 3),
+        (("--memory", "1GB", "--json"), 3),
+        (("--memory", "1GB", "--gpus", 100), 0),
+    ],
+)
+def test_the_exit_code_is_3_where_nothing_fits(monkeypatch, capsys, arguments, code):
+    assert called(monkeypatch, capsys, *BILLION, *arguments)[0] == code
+
+
+def test_what_fits_for_serving_alone_is_said(monkeypatch, capsys):
+    code, out, _ = called(monkeypatch, capsys, "plan", "--rows", "10", "--dim", 64, "--memory", "1MB", "-q")
+    assert code == 3
+    assert out.endswith("needs more than 900 kB; it fits for serving alone\n")
+
+
+def test_json_goes_to_a_file_beside_the_words(monkeypatch, capsys, tmp_path):
+    _, out, _ = called(monkeypatch, capsys, *BILLION, "--memory", "24GB", "-q", "--json", tmp_path / "p.json")
+    assert out.startswith("fits: ")
+    assert json.loads((tmp_path / "p.json").read_text())["fits"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+MISTAKES = [
+    (("--memory", "24"), "nothing fits", 3),
+    (("--memory", "lots"), "--memory is 'lots'; it must be a size such as 24GB", 2),
+    (("--memory", "0"), "--reserve is 0 B; it must be less than --memory, 0 B.", 2),
+    (("--memory", "1GB", "--bits", 0), "--bits is 0; it must be in 1..8.", 2),
+    (("--memory", "1GB", "--gpus", 0), "--gpus is 0; it must be at least 1.", 2),
+    (("--memory", "1GB", "--adaptivity", "adam"), "--adaptivity is 'adam'; it must be ema or none.", 2),
+    (("--memory", "1GB", "--reserve", "2GB"), "--reserve is 2 GB; it must be less than --memory, 1 GB.", 2),
+    (("--memory", "1GB", "--json", "/none/p"), "--json is /none/p; it must be a file in a folder", 2),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message", "code"), MISTAKES)
+def test_a_mistake_is_one_line(monkeypatch, capsys, arguments, message, code):
+    found, out, err = called(monkeypatch, capsys, "plan", "--rows", "1e9", "--dim", 64, *arguments)
+    assert found == code
+    assert message in out + err
+    assert err.count("\n") == (1 if code == 2 else 0)
+
+
+def test_help_shows_examples_and_exit_codes():
+    code, out, _ = run("plan", "--help")
+    assert code == 0
+    assert "packedbag plan --rows 1e9 --dim 64 --bits 4 --memory 24GB --gpus 8" in out
+    assert "3 nothing fits" in out

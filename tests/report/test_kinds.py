@@ -1,0 +1,108 @@
+"""`packedbag.report.kinds`: the formulas, and that the real things take what they say."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from packedbag.core.errors import ArgumentError
+from packedbag.report.kinds.floats import OPTIMIZERS
+from packedbag.report.kinds.kind import Load, Shape
+from packedbag.report.kinds.registry import KEYS, make_kind
+from packedbag.report.step_memory import Bags, measure
+
+SHAPES = [Shape(60_000, 64), Shape(100_000, 40), Shape(3, 64), Shape(1, 1)]
+LOAD = Load(512, 20)
+MADE = [
+    *(("fp32", {"optimizer": name}) for name in OPTIMIZERS),
+    ("fp16", {"optimizer": "adagrad"}),
+    ("fp16", {"optimizer": "rowwise-adagrad"}),
+    ("int8", {}),
+    ("char", {}),
+    ("packed", {"bits": 8}),
+    ("packed", {"bits": 2}),
+    ("packed", {"bits": 1}),
+]
+
+
+def kinds():
+    return [make_kind(key, bits=bits) for key in KEYS for bits in ((1, 4, 8) if key == "packed" else (8,))]
+
+
+@pytest.mark.parametrize(("key", "options"), MADE, ids=lambda value: str(value).strip("{}"))
+def test_tables_take_what_the_formulas_say(key, options):
+    computed = make_kind(key, **options).costs(SHAPES, LOAD)
+    batch = [Bags.of(shape, LOAD, seed) for seed, shape in enumerate(SHAPES)]
+    measured = measure(key, batch, [shape.dim for shape in SHAPES], **options)
+    assert measured.table_bytes == computed.table
+    # Adagrad of torch counts steps in a float32 a table.
+    assert computed.state <= measured.state_bytes <= computed.state + 4 * len(SHAPES)
+    # How many distinct rows a batch has is a matter of chance, for int8; the rest is exact.
+    assert measured.gradient_bytes == pytest.approx(computed.gradient, rel=0.01 if key == "int8" else 0)
+    # The names, shapes and types of tensors take kilobytes.
+    assert computed.checkpoint <= measured.checkpoint_bytes < computed.checkpoint + 20_000
+    assert measured.peak_bytes == pytest.approx(computed.peak, rel=0.1, abs=1_500_000)
+
+
+@given(
+    rows=st.integers(1, 10**6), dim=st.integers(1, 300), load=st.builds(Load, st.integers(1, 50), st.integers(1, 50))
+)
+def test_a_step_holds_table_gradient_and_state_and_one_table_more_never_costs_less(rows, dim, load):
+    for kind in kinds():
+        one = kind.costs([Shape(rows, dim)], load)
+        two = kind.costs([Shape(rows, dim), Shape(5, 8)], load)
+        assert one.peak >= one.table + one.gradient + one.state
+        assert one.checkpoint == one.table + one.state
+        assert all(more >= less for more, less in zip(two.plain().values(), one.plain().values(), strict=True))
+
+
+@given(rows=st.integers(1, 10**6), dim=st.integers(1, 300))
+def test_more_rows_and_more_columns_never_cost_less(rows, dim):
+    for kind in kinds():
+        less, taller, wider = (
+            kind.costs([shape], LOAD) for shape in (Shape(rows, dim), Shape(rows + 1, dim), Shape(rows, dim + 1))
+        )
+        for other in (taller, wider):
+            assert other.table > less.table or kind.key == "packed"
+            assert all(b >= a for a, b in zip(less.plain().values(), other.plain().values(), strict=True))
+
+
+def test_tables_are_a_thirty_second_a_half_and_a_quarter_of_fp32():
+    shape = Shape(1000, 128)
+    sizes = {kind.key: kind.table(shape) for kind in kinds()}
+    assert sizes == {
+        "fp32": 512_000,
+        "fp16": 256_000,
+        "int8": 128_000 + 8 * 1000,
+        "char": 128_000,
+        "packed": 512_000 // 32,
+    }
+
+
+@pytest.mark.parametrize(("bits", "a_weight"), [(1, 0), (2, 1), (8, 7)])
+def test_packed_state_is_the_bits_above_the_first_and_a_word_a_row(bits, a_weight):
+    assert make_kind("packed", bits=bits).state(Shape(1000, 64)) == 1000 * 64 * a_weight // 8 + 4000 + 64
+
+
+def test_what_optimizers_of_floats_keep_for_a_weight_and_a_row():
+    shape = Shape(1000, 64)
+    states = {name: make_kind("fp32", optimizer=name).state(shape) for name in OPTIMIZERS}
+    assert states == {"adagrad": 4 * 64_000, "rowwise-adagrad": 4000, "adam": 8 * 64_000, "sgd": 0}
+
+
+@given(rows=st.integers(1, 1000), entries=st.integers(1, 1000))
+def test_distinct_rows_are_at_most_the_ids_and_the_rows(rows, entries):
+    assert 1 <= Load(entries, 1).distinct(rows) <= min(rows, entries)
+    assert Load(1, 1).distinct(rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"key": "int4"}, "kind is 'int4'; it must be one of fp32, fp16, int8, char, packed"),
+        ({"key": "packed", "bits": 9}, "--bits is 9; it must be in 1..8"),
+        ({"key": "fp32", "optimizer": "lion"}, "--optimizer is 'lion'; it must be one of adagrad, rowwise-adagrad"),
+    ],
+)
+def test_what_there_is_not_is_refused(options, message):
+    with pytest.raises(ArgumentError, match=message):
+        make_kind(**options)
