@@ -21,9 +21,7 @@ PEERS := .venv/.peers
 
 demo: $(READY)
 	$(BIN)/packedbag train movielens-100k --compare --no-memory --output runs/movielens-100k
-	@printf '\nA million rows, and the same batch: what training such a table takes on this machine.\n\n'
-	$(BIN)/packedbag compare --rows 1M --dim 128 --batch 512 --bag 20 \
-		--plot runs/movielens-100k/memory.png --html runs/movielens-100k/memory.html
+	$(BIN)/packedbag compare --rows 1M --dim 128 --batch 512 --bag 20 --plot runs/movielens-100k/memory.png
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -n 2 $(ARGS)

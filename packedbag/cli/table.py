@@ -52,6 +52,8 @@ def explain(comparison: Comparison) -> str:
         lines.append(f"Char: torch's bool, 8 bits a weight; not trained, but {how}.")
     if "fp32" in untrained:
         lines.append("fp32: not trained; --compare trains it.")
+    if not _measured(comparison):
+        lines.append("`packedbag compare` measures what a training step takes, with tables of any size.")
     return "\n".join(lines)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from packedbag import __version__
 from packedbag.report.kinds.kind import Costs, Kind, Load, Shape
 from packedbag.report.memory import human
 from packedbag.report.step_memory import Bags, Cost, MeasurementError, measure
@@ -91,7 +91,7 @@ class Report:
     def plain(self) -> dict[str, Any]:
         """Return everything as JSON can hold it; what was not measured is null."""
         return {
-            "packedbag": version("packedbag"),
+            "packedbag": __version__,
             "machine": machine(self.device) if any(line.measured for line in self.lines) else None,
             "device": self.device,
             "batch": {"bags": self.load.bags, "length": self.load.length},

@@ -46,6 +46,7 @@ def test_the_table_fits_80_columns_and_shows_every_number():
 def test_what_was_not_measured_has_no_column_and_no_explanation():
     assert "peak" not in shown(comparison(measured=False))
     assert "peak" not in explain(comparison(measured=False))
+    assert "`packedbag compare` measures what a training step takes" in explain(comparison(measured=False))
     assert "batch of 512" in explain(comparison())
 
 
