@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from packedbag.backends.registry import select
 from packedbag.core.errors import ArgumentError
 from packedbag.report.kinds.floats import OPTIMIZERS
 from packedbag.report.kinds.kind import Load, Shape
@@ -40,7 +41,9 @@ def test_tables_take_what_the_formulas_say(key, options):
     assert measured.gradient_bytes == pytest.approx(computed.gradient, rel=0.01 if key == "int8" else 0)
     # The names, shapes and types of tensors take kilobytes.
     assert computed.checkpoint <= measured.checkpoint_bytes < computed.checkpoint + 20_000
-    assert measured.peak_bytes == pytest.approx(computed.peak, rel=0.1, abs=1_500_000)
+    # The formula is of native_cpu; other backends unpack a mebibyte of rows at a time.
+    chunks = 25_000_000 if key == "packed" and select("cpu").name != "native_cpu" else 0
+    assert measured.peak_bytes == pytest.approx(computed.peak, rel=0.1, abs=1_500_000 + chunks)
 
 
 @given(
