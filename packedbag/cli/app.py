@@ -24,7 +24,7 @@ def make_app() -> typer.Typer:
         import typer
     except ImportError as error:
         raise MissingExtraError("The command line", error.name or "typer", "cli") from None
-    from packedbag.cli import compare, plan
+    from packedbag.cli import compare, convert, plan
     from packedbag.cli.doctor import doctor
     from packedbag.cli.outputs import Command
     from packedbag.cli.train import EXAMPLES, train
@@ -55,6 +55,7 @@ def make_app() -> typer.Typer:
     app.command(epilog=EXAMPLES)(train)
     app.command(cls=Command, epilog=compare.EXAMPLES)(compare.compare)
     app.command(cls=Command, epilog=plan.EXAMPLES)(plan.plan)
+    app.command(cls=Command, epilog=convert.EXAMPLES)(convert.convert)
     app.command()(doctor)
     return app
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,6 @@ def save(
     path: str | os.PathLike[str],
     tables: Mapping[str, PackedTable],
     dense: Mapping[str, npt.NDArray[Any] | DenseTensor] | None = None,
-    *,
-    wrote: Callable[[int], object] = lambda nbytes: None,
 ) -> None:
     """Write tables and other tensors to ``path`` in one atomic step, without a copy of them in memory.
 
@@ -61,7 +59,6 @@ def save(
         path: the file to create or replace.
         tables: by prefix. Their ``metadata`` must be JSON.
         dense: other tensors, by name.
-        wrote: called with the number of bytes after each piece of the other tensors.
 
     Raises:
         ArgumentError: two tensors would have one name, or metadata are no JSON.
@@ -73,7 +70,6 @@ def save(
     tensors: dict[str, DenseTensor] = {}
     for name, value in (dense or {}).items():
         tensors[name] = value if isinstance(value, DenseTensor) else DenseTensor.of(value)
-    counted = set(tensors)
     own: dict[str, Any] = {}
     for prefix, table in tables.items():
         parts = {"weight": table.words.view(np.uint32)} | ({} if table.scale is None else {"scale": table.scale})
@@ -95,11 +91,9 @@ def save(
     header = header_bytes(ordered, {KEY: as_json({"version": VERSION, "tables": own}, "metadata")})
     with replacing(path) as file:
         file.write(header)
-        for name, tensor in ordered.items():
+        for tensor in ordered.values():
             for piece in tensor.pieces():
                 file.write(piece)
-                if name in counted:
-                    wrote(len(piece))
 
 
 def read(path: str | os.PathLike[str]) -> StoredTables:
