@@ -32,8 +32,9 @@ DTYPES = {
     "BOOL": ("bool", 8),
     "U32": ("words", 32),
 }
-#: The key in the metadata of files that packedbag wrote; its JSON says how many columns the words hold.
-OWN_KEY = "packedbag.table"
+#: The keys in the metadata of files that packedbag wrote, of one table and of several; their JSON says how many columns
+#: the words hold.
+OWN_KEY, OWN_TABLES_KEY = "packedbag.table", "packedbag.tables"
 
 
 @dataclass(frozen=True)
@@ -169,9 +170,12 @@ def _safetensors(path: Path, dims: dict[str, int]) -> Iterator[Tensor]:
             if length > min(LONGEST_HEADER, path.stat().st_size):
                 raise ValueError("its header is longer than the file")
             header = json.loads(file.read(length))
-        own = json.loads(header.pop("__metadata__", {}).get(OWN_KEY, "{}"))
+        metadata = header.pop("__metadata__", {})
+        own = json.loads(metadata.get(OWN_KEY, "{}"))
         if "embedding_dim" in own:
             dims["weight"] = int(own["embedding_dim"])
+        for prefix, table in json.loads(metadata.get(OWN_TABLES_KEY, "{}")).get("tables", {}).items():
+            dims[prefix + "weight"] = int(table["embedding_dim"])
         for name, entry in header.items():
             kind, bits = DTYPES.get(entry["dtype"], ("other", 0))
             shape = tuple(int(length) for length in entry["shape"])
