@@ -124,8 +124,6 @@ def read(path: str | os.PathLike[str]) -> StoredTables:
     tables = {prefix: _table(target, header, prefix, value) for prefix, value in described.items()}
     taken = {prefix + "weight" for prefix in tables}
     taken |= {prefix + "scale" for prefix, table in tables.items() if table.scale_kind is not None}
-    if len(taken) < len(tables) + sum(table.scale_kind is not None for table in tables.values()):
-        raise _foreign(target, "two tables share a tensor")
     dense = {name: entry.tensor(target) for name, entry in header.entries.items() if name not in taken}
     return StoredTables(target, tables, dense)
 

@@ -86,8 +86,9 @@ def dense_of(tensor: torch.Tensor) -> DenseTensor:
         flat = whole.reshape(-1) if whole.is_contiguous() else whole
         row = ITEM_BYTES[dtype] * max(1, flat[:1].numel())
         for start in range(0, len(flat), max(1, PIECE // row)):
-            part = flat[start : start + max(1, PIECE // row)].cpu().contiguous().reshape(-1)
-            yield part.view(torch.uint8).numpy().data
+            part = flat[start : start + max(1, PIECE // row)].cpu().contiguous()
+            # A contiguous tensor of one element may have any stride, which a view of its bytes must not.
+            yield part.as_strided((part.numel(),), (1,)).view(torch.uint8).numpy().data
 
     return DenseTensor(dtype, tuple(whole.shape), pieces)
 
@@ -112,8 +113,9 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(obj, torch.Tensor):
+            dense = dense_of(obj)
             place = (obj.data_ptr(), obj.dtype, obj.shape, obj.stride(), obj.device) if obj.numel() else id(obj)
-            obj = self._seen.setdefault(place, dense_of(obj))
+            obj = self._seen.setdefault(place, dense)
         if not isinstance(obj, DenseTensor):
             return NotImplemented
         import torch._utils as builders

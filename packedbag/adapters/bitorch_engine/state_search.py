@@ -23,7 +23,8 @@ def find_state(path: Path, content: object) -> tuple[dict[str, TensorRef], list[
     left_out: list[str] = []
     for _ in range(DEEPEST):
         if not isinstance(content, dict):
-            what = content.name if isinstance(content, Foreign) else type(content).__name__
+            what = "tensor" if isinstance(content, TensorRef) else type(content).__name__
+            what = content.name if isinstance(content, Foreign) else what
             raise DataError(path, None, f"holds a {what}, not a state dict", "Save model.state_dict().")
         key = _key_of_model(path, content)
         if key is None:
