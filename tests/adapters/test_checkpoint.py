@@ -1,82 +1,24 @@
-"""Checkpoints of bitorch-engine, written, read and converted in a stream."""
+"""Checkpoints of bitorch-engine, written and read in a stream."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import zipfile
-from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
 
 from packedbag import PackedEmbedding, PackedEmbeddingBag, PackedTable
-from packedbag.adapters.bitorch_engine import BinaryEmbeddingBag, BinaryEmbeddingCuda
-from packedbag.adapters.bitorch_engine.checkpoint import read_checkpoint, write_checkpoint
-from packedbag.adapters.bitorch_engine.conversion import convert
+from packedbag.adapters.bitorch_engine import BinaryEmbeddingBag, convert, read_checkpoint, write_checkpoint
 from packedbag.adapters.bitorch_engine.qweight import binarize_
 from packedbag.core.errors import ArgumentError, DataError, PackedBagError
 from packedbag.io import safetensors_tables
-from packedbag.report.memory import reset_peak
-
-DIMS, ROWS = (1, 31, 32, 33, 100, 128, 257), (0, 1, 1000)
-MB = 1 << 20
-
-
-def load(path, **options):
-    return torch.load(path, weights_only=True, **options)
-
-
-def same(found, expected):
-    """Say whether two tensors are equal in dtype, shape and every bit."""
-    if (found.dtype, found.shape) != (expected.dtype, expected.shape):
-        return False
-    return as_bytes(found) == as_bytes(expected)
-
-
-def as_bytes(tensor):
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def assert_same(found, expected):
-    assert set(found) == set(expected)
-    for name in expected:
-        assert same(found[name], expected[name]), name
-
-
-def model(rows=7, dim=40):
-    torch.manual_seed(rows + dim)
-    made = torch.nn.Module()
-    made.bag = BinaryEmbeddingBag(num_embeddings=rows, embedding_dim=dim)
-    made.lookup = BinaryEmbeddingCuda(num_embeddings=rows, embedding_dim=dim)
-    made.norm = torch.nn.BatchNorm1d(3)
-    return made
-
-
-def foreign_state(rows=5, dim=40):
-    """Return what bitorch-engine's layers have in a state dict, and a linear layer."""
-    made = OrderedDict()
-    made["bag.weight"] = torch.rand(rows, dim) > 0.5
-    made["lookup.qweight"] = torch.randint(0, 256, (rows, -(-dim // 8)), dtype=torch.uint8)
-    made["lookup.scale_w"] = torch.rand(rows, 1)
-    made["linear.weight"] = torch.rand(3, 4, dtype=torch.bfloat16)
-    made["linear.steps"] = torch.tensor(7)
-    return made
-
-
-@pytest.fixture
-def small_pieces(monkeypatch):
-    """Cut tables and files into pieces of a few rows."""
-    for module in ("dense_tensor", "torch_file", "torch_writer"):
-        monkeypatch.setattr(f"packedbag.io.{module}.PIECE", 600)
-    monkeypatch.setattr("packedbag.adapters.bitorch_engine.forms.PIECE", 600)
+from tests.adapters.saved_states import DIMS, ROWS, assert_same, foreign_state, load, model, same
 
 
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.usefixtures("small_file_pieces")
 def test_a_model_is_written_as_plain_tensors_which_load_into_it_again(tmp_path, rows, dim):
     before, after = model(rows, dim), model(rows, dim)
     after.load_state_dict({name: torch.zeros_like(value) for name, value in before.state_dict().items()})
@@ -88,21 +30,6 @@ def test_a_model_is_written_as_plain_tensors_which_load_into_it_again(tmp_path, 
     assert "bag.anchor" not in found
     after.load_state_dict(found)
     assert_same(after.state_dict(), before.state_dict())
-
-
-@pytest.mark.parametrize("dim", DIMS)
-@pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.usefixtures("small_pieces")
-def test_there_and_back_every_tensor_has_its_name_and_its_bits(tmp_path, rows, dim):
-    torch.manual_seed(dim)
-    expected = foreign_state(rows, dim)
-    torch.save(expected, tmp_path / "old.pt")
-    convert(tmp_path / "old.pt", tmp_path / "new.safetensors")
-    convert(tmp_path / "new.safetensors", tmp_path / "back.pt")
-    assert_same(load(tmp_path / "back.pt"), expected)
-    assert_same(load(tmp_path / "back.pt", mmap=True), expected)
-    with zipfile.ZipFile(tmp_path / "back.pt") as archive:
-        assert archive.testzip() is None
 
 
 @pytest.mark.parametrize("form", ["bool", "qweight", "words"])
@@ -237,29 +164,6 @@ def test_a_checkpoint_without_a_table_is_refused_and_says_what_it_holds(tmp_path
         read_checkpoint(tmp_path / "m.pt")
 
 
-def test_bits_of_linear_layers_and_of_other_names_stay_as_they_are(tmp_path):
-    expected = foreign_state()
-    expected["dense.qweight"] = torch.ones(4, 2, dtype=torch.uint8)
-    expected["dense.scale_w"] = torch.tensor(0.5)
-    expected["mask"] = torch.ones(3, 3, dtype=torch.bool)
-    torch.save(expected, tmp_path / "old.pt")
-    done = convert(tmp_path / "old.pt", tmp_path / "new.safetensors")
-    assert [table.name for table in done.tables] == ["bag.", "lookup."]
-    convert(tmp_path / "new.safetensors", tmp_path / "back.pt")
-    assert_same(load(tmp_path / "back.pt"), expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_scales_come_back_in_their_dtype(tmp_path, dtype):
-    expected = {"qweight": torch.ones(50, 2, dtype=torch.uint8), "scale_w": torch.rand(50, 1).to(dtype)}
-    torch.save(expected, tmp_path / "old.pt")
-    convert(tmp_path / "old.pt", tmp_path / "new.safetensors")
-    convert(tmp_path / "new.safetensors", tmp_path / "back.pt")
-    assert_same(load(tmp_path / "back.pt"), expected)
-    scale = safetensors_tables.read(tmp_path / "new.safetensors").tables[""].load().scale
-    np.testing.assert_array_equal(scale, expected["scale_w"].float().reshape(-1))
-
-
 def test_the_number_of_columns_is_assumed_where_nobody_says_it_and_told_where_somebody_does(tmp_path):
     torch.save(foreign_state(dim=37), tmp_path / "old.pt")
     assumed = read_checkpoint(tmp_path / "old.pt")
@@ -272,7 +176,7 @@ def test_the_number_of_columns_is_assumed_where_nobody_says_it_and_told_where_so
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.usefixtures("small_file_pieces")
 def test_a_layer_that_was_never_prepared_gets_the_bits_of_its_floats(tmp_path, dtype):
     weight = (torch.randn(60, 21, generator=torch.Generator().manual_seed(1)) + 0.1).to(dtype)
     unprepared = {"weight": weight, "qweight": torch.zeros(60, 3, dtype=torch.uint8), "scale_w": torch.ones(60, 1)}
@@ -313,142 +217,3 @@ def test_weights_that_are_views_or_saved_packed_are_read(tmp_path):
     expected = {**state, "l.weight": layer.to_bool()}
     assert_same(load(tmp_path / "back.pt"), expected)
     assert found.assumed == {}
-
-
-def test_the_endings_decide_and_options_that_do_not_go_with_them_are_refused(tmp_path):
-    torch.save(foreign_state(), tmp_path / "old.pt")
-    convert(tmp_path / "old.pt", tmp_path / "new.safetensors")
-    for source, target, options, says in [
-        ("old.pt", "new.txt", {}, r"target is .*new\.txt; it must be a file that ends in \.safetensors"),
-        ("old.pt", "x.safetensors", {"form": "bool"}, "form is 'bool'; it must be left out"),
-        ("new.safetensors", "x.pt", {"embedding_dim": 3}, "embedding_dim is 3; it must be left out"),
-        ("new.safetensors", "x.pt", {"form": "char"}, "form is 'char'"),
-        ("new.safetensors", "x.safetensors", {}, r"source is .*new\.safetensors; it must be a checkpoint"),
-        ("old.pt", "x.pth", {}, r"source is .*old\.pt; it must be a packed \.safetensors file"),
-        ("none.pt", "x.safetensors", {}, r"none\.pt: cannot be read"),
-        ("none.safetensors", "x.pt", {}, r"none\.safetensors: cannot be read"),
-    ]:
-        with pytest.raises(PackedBagError, match=says):
-            convert(tmp_path / source, tmp_path / target, **options)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.safetensors", "old.pt"]
-
-
-@pytest.mark.parametrize("ending", ["pt", "safetensors"])
-def test_a_damaged_source_leaves_the_old_target(tmp_path, ending):
-    torch.save(foreign_state(2000, 64), tmp_path / "a.pt")
-    convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
-    source, target = tmp_path / f"a.{ending}", tmp_path / ("b.safetensors" if ending == "pt" else "b.pt")
-    data = bytearray(source.read_bytes())
-    data[-8000 if ending == "pt" else -100] ^= 1
-    source.write_bytes(data)
-    target.write_bytes(b"old")
-    with pytest.raises(DataError, match=r"the checksum of the storage|have sha256"):
-        convert(source, target)
-    assert target.read_bytes() == b"old"
-    assert len(list(tmp_path.iterdir())) == 3
-
-
-def test_progress_counts_to_the_bytes_of_the_checkpoint(tmp_path):
-    state = foreign_state(1000, 96)
-    torch.save(state, tmp_path / "old.pt")
-    total = sum(value.nbytes for value in state.values())
-    for source, target in [("old.pt", "new.safetensors"), ("new.safetensors", "back.pt")]:
-        calls = []
-        convert(tmp_path / source, tmp_path / target, progress=lambda *call, to=calls: to.append(call))
-        assert calls[-1] == (total, total)
-        assert calls == sorted(calls)
-
-
-KILLED = """
-import os, signal, sys
-from packedbag.adapters.bitorch_engine.conversion import convert
-def stop(done, total):
-    if done > total / 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-convert(sys.argv[1], sys.argv[2], progress=stop)
-"""
-
-
-def test_a_killed_conversion_leaves_the_old_file(tmp_path):
-    table = PackedTable(np.zeros((200_000, 4), np.uint32), 128)
-    safetensors_tables.save(tmp_path / "a.safetensors", {"x.": table})
-    (tmp_path / "b.pt").write_bytes(b"old")
-    arguments = [sys.executable, "-c", KILLED, tmp_path / "a.safetensors", tmp_path / "b.pt"]
-    assert subprocess.run(arguments, check=False).returncode == -signal.SIGKILL
-    assert (tmp_path / "b.pt").read_bytes() == b"old"
-
-
-FULL = """
-import resource, sys
-from packedbag.adapters.bitorch_engine.conversion import convert
-resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
-try:
-    convert(sys.argv[1], sys.argv[2])
-except OSError as error:
-    print(error.strerror)
-"""
-
-
-@pytest.mark.parametrize("target", ["b.pt", "b.safetensors"])
-def test_a_disk_that_takes_no_more_leaves_the_old_file_and_nothing_else(tmp_path, target):
-    made = {"a.weight": torch.ones(50_000, 64, dtype=torch.bool), "b": torch.ones(3)}
-    torch.save(made, tmp_path / "a.pt")
-    convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
-    (tmp_path / target).write_bytes(b"old")
-    source = tmp_path / ("a.safetensors" if target == "b.pt" else "a.pt")
-    arguments = [sys.executable, "-c", FULL, source, tmp_path / target]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.returncode) == ("File too large\n", 0), done.stderr
-    assert (tmp_path / target).read_bytes() == b"old"
-    assert len(list(tmp_path.iterdir())) == 3
-
-
-CHILD = """
-import json, os, sys
-import numpy
-from packedbag.adapters.bitorch_engine.checkpoint import write_checkpoint
-from packedbag.adapters.bitorch_engine.conversion import convert
-from packedbag.report import memory
-from packedbag.table import PackedTable
-
-def measured(work):
-    memory.reset_peak()
-    before = memory.resident_bytes()
-    work()
-    return memory.peak_bytes() - before
-
-def all_ways(folder, rows):
-    words = numpy.random.default_rng(0).integers(0, 2**32, (rows, 8), numpy.uint32)
-    table, dense = PackedTable(words, 256), {"dense": __import__("torch").zeros(rows, 8)}
-    old, new, back = (os.path.join(folder, name) for name in ("old.pt", "new.safetensors", "back.pt"))
-    peaks = {"write": measured(lambda: write_checkpoint({"a.weight": table, **dense}, old))}
-    del table, words, dense
-    peaks["pack"] = measured(lambda: convert(old, new))
-    os.unlink(old)
-    peaks["unpack"] = measured(lambda: convert(new, back))
-    peaks["bytes"] = [os.path.getsize(new), os.path.getsize(back)]
-    return peaks
-
-all_ways(sys.argv[1], 100)  # libraries
-print(json.dumps(all_ways(sys.argv[1], 2_000_000)))
-"""
-
-
-def test_a_table_of_half_a_gigabyte_of_bools_never_stands_in_memory(tmp_path, capsys):
-    if not reset_peak():
-        pytest.skip("no /proc/self/clear_refs")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, "-c", CHILD, str(tmp_path)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=300, env=environment)
-    for path in tmp_path.iterdir():
-        path.unlink()
-    assert done.returncode == 0, done.stderr
-    peaks = json.loads(done.stdout)
-    packed, dense = 2_000_000 * 32, 2_000_000 * 32
-    assert peaks["bytes"][0] == pytest.approx(packed + dense, rel=0.001)
-    assert peaks["bytes"][1] == pytest.approx(8 * packed + dense, rel=0.001)
-    assert peaks["write"] < 32 * MB, peaks
-    assert peaks["pack"] < packed + 48 * MB, peaks
-    assert peaks["unpack"] < packed + 48 * MB, peaks
-    with capsys.disabled():
-        print({name: f"{value / MB:.0f} MB" for name, value in peaks.items() if name != "bytes"})
