@@ -19,6 +19,7 @@ from packedbag.core.errors import DataError
 from packedbag.io import torch_file
 from packedbag.io.torch_file import TorchFile
 from packedbag.io.torch_pickle import Foreign, TensorRef
+from packedbag.report import memory
 from tests.io.test_torch_writer import bits, tensors
 
 
@@ -173,12 +174,18 @@ def test_a_pickle_that_asks_for_much_memory_gets_none(tmp_path):
         b"\x80\x04\x95" + (1 << 40).to_bytes(8, "little") + b"N.",  # a frame
         b"]" * 100_000 + b"a" * 99_999 + b".",  # lists in lists
     ]
+    claimed = (1 << 40, 1 << 28)  # more than there is, and what would be there
+    bombs += [bomb.replace(claimed[0].to_bytes(8, "little"), claimed[1].to_bytes(8, "little")) for bomb in bombs]
+    if not memory.reset_peak():
+        pytest.skip("no /proc/self/clear_refs")
+    before = memory.resident_bytes()
     for bomb in bombs:
         path = zipped(tmp_path / "t.pt", {"data.pkl": bomb})
         try:
             TorchFile(path)
         except DataError as error:
             assert "its pickle is broken" in str(error)  # noqa: PT017 - some are only empty
+    assert memory.peak_bytes() - before < 1 << 26
 
 
 def test_a_compressed_file_is_refused_before_it_grows(tmp_path):
