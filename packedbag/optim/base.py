@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 
 from packedbag.backends.protocol import Backend
@@ -77,6 +78,18 @@ class PackedOptimizer(Diagnostics, DeferredSteps, torch.optim.Optimizer):
         if group["scale_lr"] is not None:
             check_rate("scale_lr", group["scale_lr"])
 
+    def check_parameter(self, parameter: torch.Tensor) -> None:
+        """Raise `ArgumentError` unless ``parameter`` is the anchor of a packed module."""
+        sink = sink_of(parameter)
+        if sink is None:
+            raise ArgumentError(
+                "params",
+                f"holding a tensor of shape {tuple(parameter.shape)} that belongs to no packed module",
+                "the anchors of packed modules",
+                "Pass packedbag.optim.packed_parameters(model) here, and dense_parameters(model) to a torch optimizer.",
+            )
+        check_anchor(sink)
+
     def new_state(self, words: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return the state of a table that was never updated."""
         raise NotImplementedError
@@ -100,22 +113,13 @@ class PackedOptimizer(Diagnostics, DeferredSteps, torch.optim.Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
-            for anchor in group["params"]:
-                sink = sink_of(anchor)
-                if sink is None:
-                    raise ArgumentError(
-                        "params",
-                        f"holding a tensor of shape {tuple(anchor.shape)} that belongs to no packed module",
-                        "the anchors of packed modules",
-                        "Pass packedbag.optim.packed_parameters(model) here, and dense_parameters(model) to a torch "
-                        "optimizer.",
-                    )
-                check_anchor(sink)
+            for parameter in group["params"]:
+                self.check_parameter(parameter)
             self.check_options(group)
         except Exception:
             self.param_groups.pop()
             raise
-        for anchor in group["params"]:
+        for anchor, _ in self._tables([group]):
             sink_of_anchor(anchor).set_owner(self)
 
     @torch.no_grad()
@@ -133,11 +137,16 @@ class PackedOptimizer(Diagnostics, DeferredSteps, torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:  # schedulers and users write to groups
             self.check_options(group)
+        self._take_step()
+        return loss
+
+    def _take_step(self) -> None:
+        """Update every table: what `step` does, less what torch and users hook onto it."""
         ranks = self._ranks()
         devices = self._devices()
         if ranks is None and self._is_deferred(devices):
             self._step_deferred(devices)
-            return loss
+            return
         self._leave_devices()
         if ranks is None:
             self._refuse_non_finite()
@@ -152,7 +161,6 @@ class PackedOptimizer(Diagnostics, DeferredSteps, torch.optim.Optimizer):
         if work:
             for group in self.param_groups:
                 group["step"] += 1
-        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, as torch does; on a GPU, waits for the steps under way."""
@@ -174,21 +182,22 @@ class PackedOptimizer(Diagnostics, DeferredSteps, torch.optim.Optimizer):
         Raises:
             StateMismatchError: the state is of other tables; nothing has changed.
         """
-        anchors = [anchor for anchor, _ in self._tables()]
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         numbers = [n for group in state_dict["param_groups"] for n in group["params"]]
-        if len(numbers) != len(anchors):
-            raise StateMismatchError("the loaded state", f"{len(numbers)} tables", str(len(anchors)))
+        if len(numbers) != len(parameters):
+            raise StateMismatchError("the loaded state", f"{len(numbers)} tables", str(len(parameters)))
+        saved = {
+            parameter: state_dict["state"][number]
+            for parameter, number in zip(parameters, numbers, strict=True)
+            if number in state_dict["state"]
+        }
         before, controls = (self.state, self.param_groups), self._controls
         try:
             super().load_state_dict({**state_dict, "state": {}})
             self._controls = controls  # torch loads through __setstate__
             for group in self.param_groups:
                 self.check_options(group)
-            loaded = {}
-            for table, ((anchor, group), number) in enumerate(zip(self._tables(), numbers, strict=True)):
-                if number in state_dict["state"]:
-                    source, saved = sink_of_anchor(anchor).source, state_dict["state"][number]
-                    loaded[anchor] = copy_of_loaded(self, source, group, saved, table)
+            loaded = self._copies_of_loaded(saved)
         except ValueError as error:
             (self.state, self.param_groups), self._controls = before, controls
             if isinstance(error, PackedBagError):
@@ -203,10 +212,18 @@ class PackedOptimizer(Diagnostics, DeferredSteps, torch.optim.Optimizer):
 
     # -------------------------------------------------------------------------------------------------------
 
-    def _tables(self) -> Iterable[tuple[torch.Tensor, dict[str, Any]]]:
-        for group in self.param_groups:
+    def _tables(self, groups: list[dict[str, Any]] | None = None) -> Iterable[tuple[torch.Tensor, dict[str, Any]]]:
+        for group in self.param_groups if groups is None else groups:
             for anchor in group["params"]:
                 yield anchor, group
+
+    def _copies_of_loaded(self, saved: dict[torch.Tensor, dict[str, Any]]) -> dict[torch.Tensor, dict[str, Any]]:
+        """Return copies of what was ``saved`` for each parameter; raise `StateMismatchError` where one does not fit."""
+        return {
+            anchor: copy_of_loaded(self, sink_of_anchor(anchor).source, group, saved[anchor], table)
+            for table, (anchor, group) in enumerate(self._tables())
+            if anchor in saved
+        }
 
     def _collect(
         self, anchor: torch.Tensor, group: dict[str, Any], table: int, ranks: Any
@@ -297,3 +314,8 @@ def check_rate(name: str, rate: Any) -> None:
     """Raise `ArgumentError` unless ``rate`` is finite and not negative."""
     if not (math.isfinite(float(rate)) and float(rate) >= 0):
         raise ArgumentError(name, rate, "a finite number >= 0")
+
+
+def singles(*numbers: Any) -> list[float]:
+    """Return numbers as float32 holds them, so that every device computes with the same."""
+    return [float(np.float32(float(number))) for number in numbers]

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
-from packedbag.backends.protocol import CounterRule, FusesCounterSteps
-from packedbag.core import totals
+from packedbag.backends.protocol import CounterRule
 from packedbag.core.errors import ArgumentError
 from packedbag.core.thermometer import whole_grains
-from packedbag.ops.bridge import to_torch
-from packedbag.ops.memory import empty_table
-from packedbag.ops.sink import Gradients
-from packedbag.optim.base import PackedOptimizer, check_rate
-from packedbag.optim.device_control import DeviceControl
-from packedbag.optim.row_sums import RowSums
+from packedbag.optim.base import check_rate, singles
+from packedbag.optim.counter_steps import CounterSteps, new_counters
 from packedbag.optim.table_step import TableStep
 
 ADAPTIVITIES = ("ema", "adagrad", None)
@@ -34,7 +28,7 @@ RECIPES = {
 }
 
 
-class CounterSGD(PackedOptimizer):
+class CounterSGD(CounterSteps):
     r"""Stochastic gradient descent on k-bit saturating integers, whose sign bits are the packed table.
 
     A weight's counter v lies in [-2^(k-1), 2^(k-1) - 1]; v >= 0 is +1. The table holds the sign, the optimizer
@@ -87,7 +81,6 @@ class CounterSGD(PackedOptimizer):
 
     allowed_bits: ClassVar[range] = range(2, 9)
     recipes: ClassVar[dict[int, dict[str, float]]] = RECIPES
-    defers: ClassVar[bool] = True
     state_options = ("bits", "adaptivity")
 
     def __init__(
@@ -124,66 +117,24 @@ class CounterSGD(PackedOptimizer):
 
     def new_state(self, words: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return planes (V, W, k - 1), row words (V,) and totals, all 0: confidence 0, never touched."""
-        state = {"planes": empty_table((*words.shape, group["bits"] - 1), words.device).zero_()}
-        state["totals"] = torch.zeros(totals.FIELDS, dtype=torch.int64, device=words.device)
-        if group["adaptivity"] is not None:
-            state["row_state"] = empty_table(words.shape[:1], words.device).zero_()
-        return state
-
-    def update_table(self, table: TableStep, sums: RowSums) -> None:
-        """Update the counters of all rows of ``sums``, in one pass where the backend can."""
-        _fold(to_torch(table.state["totals"]))
-        if not isinstance(table.backend, FusesCounterSteps):
-            super().update_table(table, sums)
-            return
-        table.backend.counter_step(
-            *self._arrays(table),
-            *(sums.rows, sums.grad, sums.bags, sums.order, sums.starts),
-            factors=sums.factors,
-            rule=self._rule(table),
-        )
-
-    def update_marked(
-        self, table: TableStep, gradients: Gradients, factor: torch.Tensor, control: DeviceControl
-    ) -> None:
-        """Update the counters of all rows: `packedbag.backends.protocol.DeferredBackend.marked_step`."""
-        control.backend.marked_step(
-            *self._arrays(table),
-            *(gradients.rows, gradients.bags, gradients.grad),
-            weights=gradients.weights,
-            counts=gradients.counts,
-            columns=gradients.columns,
-            factor=factor,
-            control=control.fields,
-            rule=self._rule(table),
-            row_scale=table.row_scale,
-            scale_squares=table.state.get("scale_sum"),
-            scale_rate=table.scale_rate,
-        )
-
-    def update_rows(self, table: TableStep, rows: Any, grad: Any) -> None:
-        """Update the counters of ``rows``: `packedbag.backends.protocol.Backend.counter_update`."""
-        table.backend.counter_update(*self._arrays(table), rows, grad, **self._rule(table))
+        return new_counters(words, group["bits"], row_words=group["adaptivity"] is not None)
 
     def rate_and_threshold(self, options: dict[str, Any]) -> tuple[float, float]:
         """Return `CounterRule`'s rate and threshold."""
         return float(options["lr"]) * 2 ** (options["bits"] - 1), -1.0
 
-    def _arrays(self, table: TableStep) -> tuple[Any, Any, Any, Any]:
-        """Return what an update changes: words, planes, row words or None, and totals."""
-        state = table.state
-        return table.words, state["planes"], state.get("row_state"), state["totals"]
-
-    def _rule(self, table: TableStep) -> CounterRule:
+    def rule(self, table: TableStep) -> CounterRule:
+        """Return how the counters of ``table`` change in this step."""
         options = table.options
-        rate, threshold = self.rate_and_threshold(options)
+        rate, threshold = singles(*self.rate_and_threshold(options))
+        (decay,) = singles(float(options["lr"]) * float(options["decay"]))
         return CounterRule(
             embedding_dim=table.embedding_dim,
             bits=options["bits"],
-            rate=float(np.float32(rate)),
+            rate=rate,
             adaptivity=options["adaptivity"],
-            decay=float(np.float32(float(options["lr"]) * float(options["decay"]))),
-            threshold=float(np.float32(threshold)),
+            decay=decay,
+            threshold=threshold,
             spacing=self._spacing(table),
             group=table.bits_per_value,
             seed=options["seed"],
@@ -195,11 +146,3 @@ class CounterSGD(PackedOptimizer):
         """Return how far apart, in counts, the counters of a value's bits come to rest."""
         part = table.options["spacing"] if table.bits_per_value > 1 else 0.0
         return whole_grains(part * 2 ** (table.options["bits"] - 1))
-
-
-def _fold(table_totals: torch.Tensor) -> None:
-    """Take the last step's statistics into the typical one: `packedbag.core.totals.fold`."""
-    host = table_totals.cpu()
-    totals.fold(host.numpy())
-    if host is not table_totals:
-        table_totals.copy_(host)

@@ -26,7 +26,7 @@ class DeferredSteps:
     param_groups: list[dict[str, Any]]
     _controls: DeviceControls
 
-    def _tables(self) -> Iterable[tuple[torch.Tensor, dict[str, Any]]]:
+    def _tables(self, groups: list[dict[str, Any]] | None = None) -> Iterable[tuple[torch.Tensor, dict[str, Any]]]:
         raise NotImplementedError
 
     def _table_step(self, number: int, anchor: torch.Tensor, group: dict[str, Any], backend: Backend) -> TableStep:

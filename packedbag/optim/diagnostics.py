@@ -26,7 +26,7 @@ class Diagnostics:
     state: defaultdict[torch.Tensor, Any]
     _counted: dict[torch.Tensor, tuple[int, int]]
 
-    def _tables(self) -> Iterable[tuple[torch.Tensor, dict[str, Any]]]:
+    def _tables(self, groups: list[dict[str, Any]] | None = None) -> Iterable[tuple[torch.Tensor, dict[str, Any]]]:
         raise NotImplementedError
 
     def flip_rate(self) -> list[float]:

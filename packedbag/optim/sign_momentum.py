@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
 from packedbag.backends.eager_bits import pack_bits, unpack_signs
@@ -22,7 +21,7 @@ from packedbag.core.layout import BITS_PER_WORD
 from packedbag.core.totals import FIELDS, FLIPS, ROWS
 from packedbag.ops.bridge import to_torch
 from packedbag.ops.memory import empty_table
-from packedbag.optim.base import PackedOptimizer
+from packedbag.optim.base import PackedOptimizer, singles
 from packedbag.optim.table_step import TableStep
 
 STATE_DTYPES = {"float32": torch.float32, "int8": torch.int8}
@@ -132,7 +131,7 @@ class SignMomentum(PackedOptimizer):
         """Update averages and signs of ``rows``, in torch's operations on whatever memory the backend has."""
         rows, grad = to_torch(rows), to_torch(grad)
         words, averages, row_state = map(to_torch, (table.words, table.state["averages"], table.state["row_state"]))
-        dim, lr, threshold = table.embedding_dim, *_single(table.options["lr"], table.options["threshold"])
+        dim, lr, threshold = table.embedding_dim, *singles(table.options["lr"], table.options["threshold"])
         before = row_state.index_select(0, rows)
         code = touched(before, rows, seed=table.options["seed"], step=table.step, table=table.table)
         statistic = row_statistic(before, code, grad, "ema")
@@ -159,8 +158,3 @@ class SignMomentum(PackedOptimizer):
         totals = to_torch(table.state["totals"])
         totals[FLIPS] += flips.sum()
         totals[ROWS] += len(rows)
-
-
-def _single(*numbers: Any) -> list[float]:
-    """Return numbers as float32 holds them, so that every device computes with the same."""
-    return [float(np.float32(float(number))) for number in numbers]

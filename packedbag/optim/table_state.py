@@ -60,7 +60,7 @@ def copy_of_loaded(
         StateMismatchError: a value, a shape or a dtype is not that of a state of table number ``table``.
     """
     for name, value in fresh_state(optimizer, source, source.words.to("meta"), group).items():
-        seen, expected = _outline(state.get(name)), _outline(value)
+        seen, expected = outline(state.get(name)), outline(value)
         if seen != expected:
             raise StateMismatchError(f"the loaded state of table {table}", f"{name}={seen}", f"{name}={expected} there")
     device = source.words.device
@@ -74,7 +74,7 @@ def _copy(value: torch.Tensor, device: torch.device) -> torch.Tensor:
     return value.to(device, copy=True)
 
 
-def _outline(value: Any) -> str:
+def outline(value: Any) -> str:
     """Return what must agree between a saved value and the one expected."""
     if isinstance(value, torch.Tensor):
         return f"{value.dtype}{tuple(value.shape)}".removeprefix("torch.")

@@ -1,0 +1,84 @@
+"""`CounterSteps`: steps of packed optimizers that keep k-bit counters, whatever rule moves these."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+
+from packedbag.backends.protocol import CounterRule, FusesCounterSteps
+from packedbag.core import totals
+from packedbag.ops.bridge import to_torch
+from packedbag.ops.memory import empty_table
+from packedbag.ops.sink import Gradients
+from packedbag.optim.base import PackedOptimizer
+from packedbag.optim.device_control import DeviceControl
+from packedbag.optim.row_sums import RowSums
+from packedbag.optim.table_step import TableStep
+
+
+class CounterSteps(PackedOptimizer):
+    """Hands counters to the backend's kernels; a subclass says by which rule they move."""
+
+    defers: ClassVar[bool] = True
+
+    def rule(self, table: TableStep) -> CounterRule:
+        """Return how the counters of ``table`` change in this step."""
+        raise NotImplementedError
+
+    def update_table(self, table: TableStep, sums: RowSums) -> None:
+        """Update the counters of all rows of ``sums``, in one pass where the backend can."""
+        _fold(to_torch(table.state["totals"]))
+        if not isinstance(table.backend, FusesCounterSteps):
+            super().update_table(table, sums)
+            return
+        table.backend.counter_step(
+            *self._arrays(table),
+            *(sums.rows, sums.grad, sums.bags, sums.order, sums.starts),
+            factors=sums.factors,
+            rule=self.rule(table),
+        )
+
+    def update_marked(
+        self, table: TableStep, gradients: Gradients, factor: torch.Tensor, control: DeviceControl
+    ) -> None:
+        """Update the counters of all rows: `packedbag.backends.protocol.DeferredBackend.marked_step`."""
+        control.backend.marked_step(
+            *self._arrays(table),
+            *(gradients.rows, gradients.bags, gradients.grad),
+            weights=gradients.weights,
+            counts=gradients.counts,
+            columns=gradients.columns,
+            factor=factor,
+            control=control.fields,
+            rule=self.rule(table),
+            row_scale=table.row_scale,
+            scale_squares=table.state.get("scale_sum"),
+            scale_rate=table.scale_rate,
+        )
+
+    def update_rows(self, table: TableStep, rows: Any, grad: Any) -> None:
+        """Update the counters of ``rows``: `packedbag.backends.protocol.Backend.counter_update`."""
+        table.backend.counter_update(*self._arrays(table), rows, grad, **self.rule(table))
+
+    def _arrays(self, table: TableStep) -> tuple[Any, Any, Any, Any]:
+        """Return what an update changes: words, planes, row words or None, and totals."""
+        state = table.state
+        return table.words, state["planes"], state.get("row_state"), state["totals"]
+
+
+def new_counters(words: torch.Tensor, bits: int, *, row_words: bool) -> dict[str, torch.Tensor]:
+    """Return planes (V, W, ``bits`` - 1), totals and, if asked for, row words (V,), all 0."""
+    state = {"planes": empty_table((*words.shape, bits - 1), words.device).zero_()}
+    state["totals"] = torch.zeros(totals.FIELDS, dtype=torch.int64, device=words.device)
+    if row_words:
+        state["row_state"] = empty_table(words.shape[:1], words.device).zero_()
+    return state
+
+
+def _fold(table_totals: torch.Tensor) -> None:
+    """Take the last step's statistics into the typical one: `packedbag.core.totals.fold`."""
+    host = table_totals.cpu()
+    totals.fold(host.numpy())
+    if host is not table_totals:
+        table_totals.copy_(host)
