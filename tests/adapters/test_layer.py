@@ -59,6 +59,17 @@ def test_forward_equals_the_reference_for_every_shape(data: st.DataObject) -> No
     assert torch.equal(found, expected.to(torch.float32))
 
 
+@pytest.mark.parametrize("dim", [1, 31, 32, 33, 100])
+def test_forward_equals_the_reference_in_thousands_of_random_batches(dim: int) -> None:
+    generator = seeded(dim)
+    layer = layer_of(V, dim)
+    weight = layer.weight.to_bool()
+    for number in range(600):
+        shape = tuple(torch.randint(0, 12, (2,), generator=generator).tolist())
+        indices = torch.randint(V, shape, generator=generator)
+        assert torch.equal(layer(indices).long(), reference_bag(indices, weight)), (number, shape)
+
+
 def test_a_tie_and_an_empty_bag_vote_plus_one() -> None:
     layer = layer_of(2, 4)
     layer.weight[0], layer.weight[1] = True, False
