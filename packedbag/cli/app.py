@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 from packedbag import __version__
@@ -52,12 +54,20 @@ def make_app() -> typer.Typer:
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
     ]
     app.callback()(options)
-    app.command(epilog=EXAMPLES)(train)
-    app.command(cls=Command, epilog=compare.EXAMPLES)(compare.compare)
-    app.command(cls=Command, epilog=plan.EXAMPLES)(plan.plan)
-    app.command(cls=Command, epilog=convert.EXAMPLES)(convert.convert)
-    app.command()(doctor)
+    for command, examples, kind in (
+        (train, EXAMPLES, None),
+        (compare.compare, compare.EXAMPLES, Command),
+        (plan.plan, plan.EXAMPLES, Command),
+        (convert.convert, convert.EXAMPLES, Command),
+        (doctor, None, None),
+    ):
+        app.command(cls=kind, help=prose(command), epilog=examples)(command)
     return app
+
+
+def prose(command: Callable[..., None]) -> str:
+    """Return what a command's docstring says, each paragraph in one line, to be broken where a terminal ends."""
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(command.__doc__ or "").split("\n\n"))
 
 
 def main() -> None:

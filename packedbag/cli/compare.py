@@ -181,6 +181,7 @@ def compare(
 
     Each in bytes of table, gradient, optimizer state, peak in a training step, and checkpoint:
     computed by formula, and measured in a child process that builds the tables and takes two steps.
+
     Exit codes: 0 done, 1 the system failed, 2 wrong options or files, 130 stopped by Ctrl-C.
     """
 

@@ -62,6 +62,7 @@ def convert(
 
     Both ways go piece by piece: a table never stands in memory unpacked. Other tensors are copied as they are. TARGET
     is replaced when it is complete, and not before.
+
     Exit codes: 0 done, 1 the system failed, 2 wrong options or files, 130 stopped by Ctrl-C.
     """
 

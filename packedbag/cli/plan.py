@@ -60,6 +60,7 @@ def plan(
     """Say which packed tables fit a memory, and what would: fewer bits, columns or rows, or more GPUs.
 
     By formula; `packedbag compare` measures. Numbers are of one shard.
+
     Exit codes: 0 it fits, or fewer bits or columns would; 2 wrong options; 3 nothing fits.
     """
 

@@ -168,7 +168,9 @@ def train(
 
     Each categorical column gets a packed table with a learnable scale; a perceptron follows. The best epoch by
     validation AUC is tested, its tables are written to OUTPUT/packed/tables, and one table shows quality and memory.
+
     OUTPUT/packed/log.jsonl gets a line an epoch: loss, AUC, speed, and how the packed tables learn.
+
     Exit codes: 0 done, 1 the system failed, 2 wrong options or data, 130 stopped by Ctrl-C (continue with --resume).
     """
 
