@@ -138,8 +138,7 @@ def train(folder: Path, settings: dict[str, Any]) -> None:
     with meter.phase("import, and train a tiny table"):
         import torch
 
-        from packedbag import PackedEmbeddingBag
-        from packedbag.io import safetensors_file
+        from packedbag import PackedEmbeddingBag, save
         from packedbag.io.atomic import replacing
 
         warm_up(settings)
@@ -164,7 +163,7 @@ def train(folder: Path, settings: dict[str, Any]) -> None:
     with meter.phase("hash table and state") as facts:
         facts["digest"] = digest(contents(module, optimizer))
     with meter.phase("export the table") as facts:
-        safetensors_file.save(folder / EXPORT, module.to_table())
+        save(module.to_table(), folder / EXPORT)
         facts["disk_bytes"] = (folder / EXPORT).stat().st_size
     with torch.no_grad():
         batches = [module(torch.from_numpy(indices(settings, SERVED_FROM + n))) for n in range(SERVED_BATCHES)]
@@ -206,14 +205,14 @@ def forget_cached(path: Path) -> None:
 
 
 def serve(folder: Path, settings: dict[str, Any]) -> None:
-    from packedbag.io import safetensors_file
+    from packedbag import load
 
     meter = Meter()
     forget_cached(folder / EXPORT)
     expected = np.load(folder / EXPECTED)
     batches = [indices(settings, SERVED_FROM + n) for n in range(SERVED_BATCHES)]
     with meter.phase("map the exported file"):
-        table = safetensors_file.load(folder / EXPORT, mmap=True)
+        table = load(folder / EXPORT)
     with meter.phase("serve one bag, from the disk") as facts:
         facts["same"] = bool(np.array_equal(table.bag(batches[0][:1]), expected[0][:1]))
     with meter.phase("serve one batch, from the disk") as facts:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from packedbag import backends, functional, optim
     from packedbag.adapters.bitorch_engine import BinaryEmbeddingBag
     from packedbag.core.errors import PackedBagError
+    from packedbag.io.tables import load, save, verify
     from packedbag.nn import PackedEmbedding, PackedEmbeddingBag
     from packedbag.ops.findings import check_cuda
     from packedbag.ops.packing import pack, unpack
@@ -28,8 +29,11 @@ _HOMES = {
     "PackedEmbeddingBag": "packedbag.nn",
     "PackedTable": "packedbag.table",
     "check_cuda": "packedbag.ops.findings",
+    "load": "packedbag.io.tables",
     "pack": "packedbag.ops.packing",
+    "save": "packedbag.io.tables",
     "unpack": "packedbag.ops.packing",
+    "verify": "packedbag.io.tables",
 }
 _MODULES = ("backends", "functional", "optim")
 
@@ -42,9 +46,12 @@ __all__ = [
     "backends",
     "check_cuda",
     "functional",
+    "load",
     "optim",
     "pack",
+    "save",
     "unpack",
+    "verify",
 ]
 
 safe_loading.allow()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ class PackedTable:
         embedding_dim: D, weights in a row; W must be ceil(D / 32).
         scale: None; one value, which multiplies results last; or (V,) values, one a row.
         bits_per_value: neighbouring columns that make one value, their mean, in the results of `bag` and `rows`.
-        metadata: anything else to keep with the table, such as mode and padding_idx.
+        metadata: anything else to keep with the table. ``mode`` and ``padding_idx`` in it are those of `bag` and
+            `rows` where a call gives none, so that a module's table answers as the module does.
 
     >>> from packedbag import pack
     >>> table = PackedTable(pack(np.array([[1.0, -1.0], [1.0, 1.0]])), 2)
@@ -55,6 +57,8 @@ class PackedTable:
         self.words: npt.NDArray[np.uint32] = view_words(words, "uint32")
         self.scale = None if scale is None else self._check_scale(np.asarray(scale))
         self.metadata = dict(metadata or {})
+        self.mode = get_mode(self.metadata.get("mode") or "sum").name
+        self.padding_idx = check_padding_idx(self.metadata.get("padding_idx"), self.num_embeddings)
 
     def _check_scale(self, scale: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         if scale.dtype.kind not in "fiu":
@@ -85,10 +89,10 @@ class PackedTable:
         self,
         indices: npt.ArrayLike,
         offsets: npt.ArrayLike | None = None,
-        mode: str = "sum",
+        mode: str | None = None,
         *,
         per_sample_weights: npt.ArrayLike | None = None,
-        padding_idx: int | None = None,
+        padding_idx: int | EllipsisType | None = ...,
         include_last_offset: bool = False,
         bounds: str = "raise",
         output_dtype: npt.DTypeLike = np.float32,
@@ -98,15 +102,16 @@ class PackedTable:
         Args:
             indices: (N,) or (B, L) int32 or int64, values in [0, V).
             offsets: (B,) bag starts, or (B + 1,) with ``include_last_offset``; None with 2-D indices.
-            mode: "sum", "mean", "majority" or "max".
-            per_sample_weights, padding_idx, include_last_offset, bounds: as in
-                `packedbag.functional.embedding_bag`.
+            mode: "sum", "mean", "majority" or "max"; None: the table's own, which is "sum" unless its metadata say.
+            padding_idx: a row whose entries are left out of their bags; None: no row is. By default the table's own.
+            per_sample_weights, include_last_offset, bounds: as in `packedbag.functional.embedding_bag`.
             output_dtype: float32 or float16; int32 for an unweighted "sum" without scale; uint32 = packed bits
                 (B, W) for "majority" and "max" without scale.
 
         Returns:
             (B, D / bits_per_value). An empty bag is 0, except that it is +1 for "majority".
         """
+        mode = self.mode if mode is None else mode
         rows = np.ascontiguousarray(indices)
         starts = None if offsets is None else np.asarray(offsets)
         if starts is None and rows.ndim == 2 and rows.dtype in INDEX_DTYPES:  # 0.2 us, the check 2 us
@@ -135,7 +140,7 @@ class PackedTable:
         if starts is not None:
             starts = bounded_offsets(starts, rows.size, include_last_offset=include_last_offset)
             starts = np.ascontiguousarray(starts)
-        padding = check_padding_idx(padding_idx, self.num_embeddings)
+        padding = self.padding_idx if padding_idx is ... else check_padding_idx(padding_idx, self.num_embeddings)
         if self.bits_per_value > 1:
             check_bits_per_value(self.bits_per_value, self.embedding_dim, mode, name)
         width = words_per_row(self.embedding_dim) if name == PACKED else self.embedding_dim
@@ -170,7 +175,7 @@ class PackedTable:
         self,
         indices: npt.ArrayLike,
         *,
-        padding_idx: int | None = None,
+        padding_idx: int | EllipsisType | None = ...,
         bounds: str = "raise",
         output_dtype: npt.DTypeLike = np.float32,
     ) -> npt.NDArray[Any]:
@@ -178,7 +183,7 @@ class PackedTable:
 
         Args:
             indices: int32 or int64, values in [0, V).
-            padding_idx: this row reads as zeros.
+            padding_idx: this row reads as zeros; None: no row does. By default the table's own.
             bounds: "raise", "clamp", "skip" or "unchecked".
             output_dtype: float32 or float16.
         """
@@ -187,5 +192,6 @@ class PackedTable:
         given = np.asarray(indices)
         if given.dtype.name not in ("int32", "int64"):
             raise DtypeError("indices", given.dtype, "int32 or int64", "Convert with .astype('int64').")
-        out = self.bag(given.reshape(-1, 1), padding_idx=padding_idx, bounds=bounds, output_dtype=output_dtype)
+        column = given.reshape(-1, 1)
+        out = self.bag(column, mode="sum", padding_idx=padding_idx, bounds=bounds, output_dtype=output_dtype)
         return out.reshape(*given.shape, out.shape[1])

@@ -18,7 +18,6 @@ from packedbag.cli.progress import ReadingBar, TrainingBar
 from packedbag.cli.sources import DataOptions, open_source
 from packedbag.cli.table import explain, render
 from packedbag.core.errors import ArgumentError
-from packedbag.io import safetensors_file
 from packedbag.io.atomic import replacing
 from packedbag.recsys import metrics, tensorboard
 from packedbag.recsys.dataset import Dataset
@@ -68,7 +67,6 @@ class Job:
             SystemExit: a signal asked for a stop; the checkpoint holds everything.
         """
         metrics.require()
-        safetensors_file.require()
         if self.tensorboard is not None:
             tensorboard.require()
         if self.checkpoint_steps < 1:

@@ -20,8 +20,11 @@ from packedbag.core.errors import DataError
 from packedbag.io.dense_tensor import ITEM_BYTES, DenseTensor
 from packedbag.io.stored import from_json
 
-#: Bytes of the number before the header, to a multiple of which the header is filled up with spaces.
+#: Bytes of the number before the header.
 LENGTH_BYTES = 8
+#: The header is filled up with spaces, so that tensors begin at a multiple of this: rows of 64 bytes then take a line
+#: of the cache each, not two.
+ALIGNMENT = 64
 #: Bytes of a header, at most; the format's own limit.
 LONGEST = 100_000_000
 #: Dimensions of a tensor, at most: NumPy's limit.
@@ -95,7 +98,7 @@ def header_bytes(tensors: Mapping[str, DenseTensor], metadata: Mapping[str, str]
         header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": offsets}
         end += tensor.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % LENGTH_BYTES)
+    text += b" " * (-(LENGTH_BYTES + len(text)) % ALIGNMENT)
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 

@@ -14,17 +14,17 @@ import numpy.typing as npt
 from packedbag.core.errors import ArgumentError, DataError, PackedBagError
 from packedbag.core.layout import check_embedding_dim, words_per_row
 from packedbag.core.thermometer import check_bits_per_value
-from packedbag.io import safetensors_file
 from packedbag.io.atomic import replacing
 from packedbag.io.dense_tensor import ITEM_BYTES, DenseTensor
 from packedbag.io.safetensors_header import METADATA, Entry, Header, header_bytes, read_header
 from packedbag.io.stored import Arrays, StoredTable, as_json, checksum, from_json, scale_kind
 from packedbag.table import PackedTable
 
-#: The one key of the metadata of a file of several tables. A file of one table and nothing else has that of
-#: `packedbag.io.safetensors_file`, and is its file.
+#: The one key of the metadata. safetensors writes several in any order: with one, equal contents are equal files.
 KEY = "packedbag.tables"
 VERSION = 1
+#: Column j is bit j % 32 of word j // 32.
+BIT_ORDER = "lsb"
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ def save(
     """Write tables and other tensors to ``path`` in one atomic step, without a copy of them in memory.
 
     A table is ``<prefix>weight``, uint32 (V, W), and ``<prefix>scale``, float32 () or (V,), if it has one. The
-    metadata have one entry, ``packedbag.tables``: JSON with ``version`` and ``tables``, which has by prefix
-    ``embedding_dim``, ``bits_per_value``, ``scale`` (null, "table" or "row"), ``metadata``, the table's own, and
-    ``sha256`` of words and scale. One table with the prefix "" alone is written as `packedbag.io.safetensors_file`
-    writes it. Equal contents make equal bytes.
+    metadata have one entry, ``packedbag.tables``: JSON with ``version``, ``bit_order`` ("lsb": column j is bit
+    j % 32 of word j // 32) and ``tables``, which has by prefix ``embedding_dim``, ``bits_per_value``, ``scale``
+    (null, "table" or "row"), ``metadata``, the table's own, among it mode and padding_idx, and ``sha256`` of words
+    and scale. Equal contents make equal bytes.
 
     Args:
         path: the file to create or replace.
@@ -64,9 +64,6 @@ def save(
         ArgumentError: two tensors would have one name, or metadata are no JSON.
         OSError: the file cannot be written; an older file of that name is unchanged.
     """
-    if list(tables) == [""] and not dense:
-        safetensors_file.save(path, tables[""])
-        return
     tensors: dict[str, DenseTensor] = {}
     for name, value in (dense or {}).items():
         tensors[name] = value if isinstance(value, DenseTensor) else DenseTensor.of(value)
@@ -86,9 +83,15 @@ def save(
         }
     if METADATA in tensors:
         raise ArgumentError("dense", f"holding {METADATA!r}", "free of that name, which the format keeps for itself")
-    # Large elements first, so that each tensor begins at a multiple of its element.
-    ordered = dict(sorted(tensors.items(), key=lambda item: (-ITEM_BYTES[item[1].dtype], item[0])))
-    header = header_bytes(ordered, {KEY: as_json({"version": VERSION, "tables": own}, "metadata")})
+    # Large elements first, so that each tensor begins at a multiple of its element; words before scales, so that
+    # those of the first table begin where the header ends, at a line of the cache.
+    words = {prefix + "weight" for prefix in tables}
+    ordered = dict(
+        sorted(tensors.items(), key=lambda item: (-ITEM_BYTES[item[1].dtype], item[0] not in words, item[0]))
+    )
+    header = header_bytes(
+        ordered, {KEY: as_json({"version": VERSION, "bit_order": BIT_ORDER, "tables": own}, "metadata")}
+    )
     with replacing(path) as file:
         file.write(header)
         for tensor in ordered.values():
@@ -97,10 +100,10 @@ def save(
 
 
 def read(path: str | os.PathLike[str]) -> StoredTables:
-    """Return what the header of a file says, of one table or of several; words are not read.
+    """Return what the header of a file says; words are not read.
 
     Args:
-        path: written by `save`, or by `packedbag.io.safetensors_file.save`, whose table has the prefix "".
+        path: written by `save`.
 
     Raises:
         DataError: the file is missing, cut short, damaged in its header, of a later version, or holds no packed
@@ -108,19 +111,13 @@ def read(path: str | os.PathLike[str]) -> StoredTables:
     """
     target = Path(path)
     header = read_header(target)
-    if KEY in header.metadata:
-        text = _versioned(target, header.metadata[KEY])
-        described = text.get("tables")
-        if not isinstance(described, dict):
-            raise _foreign(target, "they list no tables")
-    elif safetensors_file.KEY in header.metadata:
-        text = _versioned(target, header.metadata[safetensors_file.KEY])
-        kind = header.entries.get("scale")
-        described = {"": text | {"scale": None if kind is None else "row" if kind.shape else "table"}}
-    else:
+    if KEY not in header.metadata:
         raise DataError(
-            path, None, "is a safetensors file, but holds no packed table", "packedbag.io writes such files."
+            path, None, "is a safetensors file, but holds no packed table", "packedbag.save writes such files."
         )
+    described = _versioned(target, header.metadata[KEY]).get("tables")
+    if not isinstance(described, dict):
+        raise _foreign(target, "they list no tables")
     tables = {prefix: _table(target, header, prefix, value) for prefix, value in described.items()}
     taken = {prefix + "weight" for prefix in tables}
     taken |= {prefix + "scale" for prefix, table in tables.items() if table.scale_kind is not None}
@@ -134,7 +131,7 @@ def _versioned(path: Path, text: object) -> dict[str, Any]:
     value = from_json(path, text, "its metadata")
     if "version" not in value:
         raise _foreign(path, "they have no version")
-    if value["version"] != VERSION:
+    if value["version"] != VERSION or value.get("bit_order", BIT_ORDER) != BIT_ORDER:
         problem = f"has format version {value['version']!r:.20}; this packedbag reads {VERSION}"
         raise DataError(path, None, problem, "Upgrade packedbag.")
     return value

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from packedbag.core.errors import DataError
+from packedbag.core.errors import ArgumentError, DataError, PackedBagError
 from packedbag.table import PackedTable
 
 #: Bytes that are hashed or copied at once.
 PIECE = 1 << 24
 
 Arrays = tuple[npt.NDArray[Any], npt.NDArray[Any] | None]
+#: Opens words (V, W) and scale; its argument says whether words may be a memory map.
+Opener = Callable[[bool], Arrays]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class StoredTable:
         scale_kind: None, "table" or "row".
         metadata: what was kept with the table, such as mode and padding_idx.
         sha256: of words and scale, as `checksum` computes it; None where the format has no place for it.
-        arrays: opens words (V, W) and scale; its argument says whether words may be a memory map.
+        arrays: opens words and scale.
     """
 
     path: Path
@@ -45,16 +47,22 @@ class StoredTable:
     scale_kind: str | None
     metadata: Mapping[str, Any] = field(repr=False)
     sha256: str | None = field(repr=False)
-    arrays: Callable[[bool], Arrays] = field(repr=False)
+    arrays: Opener = field(repr=False)
 
     def load(self, *, mmap: bool = True) -> PackedTable:
         """Return the table.
 
         Args:
             mmap: whether the words stay in the file, mapped read-only, where the format allows it.
+
+        Raises:
+            DataError: its metadata have a mode or a padding_idx that make no sense.
         """
         words, scale = self.arrays(mmap)
-        return PackedTable(words, self.embedding_dim, scale, self.metadata, bits_per_value=self.bits_per_value)
+        try:
+            return PackedTable(words, self.embedding_dim, scale, self.metadata, bits_per_value=self.bits_per_value)
+        except PackedBagError as error:
+            raise DataError(self.path, None, f"table {self.name!r:.100}: {error}", "Export the table again.") from None
 
     def verify(self) -> None:
         """Read everything, and compare its checksum with the one in the file.
@@ -97,8 +105,6 @@ def as_json(value: object, what: str) -> str:
     try:
         return json.dumps(value, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
-        from packedbag.core.errors import ArgumentError
-
         raise ArgumentError(what, f"{value!r:.200}", "JSON: numbers, strings, lists and dicts", str(error)) from None
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from packedbag.io import safetensors_file
 from packedbag.io.atomic import replacing
+from packedbag.io.tables import save
 from packedbag.nn import PackedEmbeddingBag
 from packedbag.recsys.dataset import Dataset
 from packedbag.recsys.ids import MappedIds
@@ -47,7 +47,7 @@ def export_tables(model: ClickModel, dataset: Dataset, folder: Path) -> list[Pat
         stem = f"{stem}.{number}" if stem in stems else stem
         stems.add(stem)
         paths.append(folder / f"{stem}.safetensors")
-        safetensors_file.save(paths[-1], table)
+        save(table, paths[-1])
         if mapped:
             with replacing(folder / f"{stem}.ids.jsonl") as file:
                 for token in ids.tokens():

@@ -34,7 +34,7 @@ DTYPES = {
 }
 #: The keys in the metadata of files that packedbag wrote, of one table and of several; their JSON says how many columns
 #: the words hold.
-OWN_KEY, OWN_TABLES_KEY = "packedbag.table", "packedbag.tables"
+OWN_KEY = "packedbag.tables"
 
 
 @dataclass(frozen=True)
@@ -171,10 +171,7 @@ def _safetensors(path: Path, dims: dict[str, int]) -> Iterator[Tensor]:
                 raise ValueError("its header is longer than the file")
             header = json.loads(file.read(length))
         metadata = header.pop("__metadata__", {})
-        own = json.loads(metadata.get(OWN_KEY, "{}"))
-        if "embedding_dim" in own:
-            dims["weight"] = int(own["embedding_dim"])
-        for prefix, table in json.loads(metadata.get(OWN_TABLES_KEY, "{}")).get("tables", {}).items():
+        for prefix, table in json.loads(metadata.get(OWN_KEY, "{}")).get("tables", {}).items():
             dims[prefix + "weight"] = int(table["embedding_dim"])
         for name, entry in header.items():
             kind, bits = DTYPES.get(entry["dtype"], ("other", 0))

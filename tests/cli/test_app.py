@@ -31,7 +31,7 @@ def test_help_of_train_shows_examples_and_exit_codes():
     assert "130" in out
 
 
-@pytest.mark.parametrize("library", ["typer", "rich", "sklearn", "safetensors", "tensorboard"])
+@pytest.mark.parametrize("library", ["typer", "rich", "sklearn", "tensorboard"])
 def test_a_missing_extra_is_named_without_a_traceback(library):
     code = (
         f"import sys; sys.modules['{library}'] = None;"
@@ -39,7 +39,7 @@ def test_a_missing_extra_is_named_without_a_traceback(library):
         "from packedbag.cli.app import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    extras = {"typer": "cli", "rich": "cli", "sklearn": "train", "safetensors": "io", "tensorboard": "tensorboard"}
+    extras = {"typer": "cli", "rich": "cli", "sklearn": "train", "tensorboard": "tensorboard"}
     assert done.returncode == 2
     assert f"pip install 'packedbag[{extras[library]}]'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from packedbag.cli.app import main
-from packedbag.io import safetensors_file
+from packedbag.io.tables import load
 from tests.cli.command import run, start
 from tests.recsys.datasets import movielens_files
 
@@ -127,7 +127,7 @@ def test_the_tables_are_exported(finished):
     tables = folder / "out" / "packed" / "tables"
     names = {path.stem for path in tables.glob("*.safetensors")}
     assert names == {"user", "item", "age", "gender", "occupation", "genres", "history"}
-    user = safetensors_file.load(tables / "user.safetensors")
+    user = load(tables / "user.safetensors")
     assert user.embedding_dim == 32
     assert len((tables / "user.ids.jsonl").read_text().splitlines()) == 8 == user.num_embeddings - 16
 

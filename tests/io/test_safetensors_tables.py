@@ -9,7 +9,7 @@ import pytest
 
 from packedbag import PackedTable
 from packedbag.core.errors import ArgumentError, DataError, DtypeError, PackedBagError
-from packedbag.io import dense_tensor, safetensors_file
+from packedbag.io import dense_tensor
 from packedbag.io.dense_tensor import DenseTensor
 from packedbag.io.safetensors_tables import KEY, read, save
 from packedbag.io.stored import checksum
@@ -80,13 +80,12 @@ def test_bits_per_value_come_back(tmp_path):
     assert read(written(tmp_path, {"a.": several})).tables["a."].load().bits_per_value == 4
 
 
-def test_one_table_alone_is_the_file_of_one_table(tmp_path):
-    path = written(tmp_path, {"": table(scale=np.float32(2), mode="sum")})
-    safetensors_file.save(tmp_path / "one", table(scale=np.float32(2), mode="sum"))
-    assert path.read_bytes() == (tmp_path / "one").read_bytes()
-    found = read(path)
-    assert found.dense == {}
-    assert_equal(found.tables[""].load(), table(scale=np.float32(2), mode="sum"))
+def test_words_begin_at_a_line_of_the_cache(tmp_path):
+    path = written(
+        tmp_path, {"": table(scale=np.float32(2), mode="sum")}, {"linear.weight": np.ones((2, 3), np.float32)}
+    )
+    words = read(path).tables[""].load().words
+    assert words.offset % 64 == 0
 
 
 def test_equal_contents_make_equal_bytes_in_whatever_order_they_come(tmp_path):
@@ -133,7 +132,7 @@ def test_what_is_no_tensor_of_the_format_is_refused(tmp_path):
     with pytest.raises(ArgumentError, match="dense is holding '__metadata__'"):
         save(tmp_path / "t", tables(), {"__metadata__": np.zeros(2)})
     with pytest.raises(ArgumentError, match=r"metadata is .* it must be JSON"):
-        save(tmp_path / "t", {"a.": table(mode=object())})
+        save(tmp_path / "t", {"a.": table(thing=object())})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,7 @@ import torch
 
 from packedbag import PackedBagError, PackedEmbedding, PackedEmbeddingBag
 from packedbag.core.thermometer import centers
-from packedbag.io.safetensors_file import load, save
+from packedbag.io.tables import load, save
 from packedbag.optim import CounterSGD, dense_parameters, packed_parameters
 from tests.devices import seeded
 
@@ -72,7 +72,7 @@ def test_what_has_no_values_is_refused(options, name):
 @pytest.mark.parametrize("bits", [1, 4])
 def test_an_exported_table_gives_the_values_of_its_module(tmp_path, scale, bits):
     module = PackedEmbeddingBag(V, D, mode="mean", scale=scale, bits_per_value=bits)
-    save(tmp_path / "t.safetensors", module.to_table())
+    save(module, tmp_path / "t.safetensors")
     table = load(tmp_path / "t.safetensors")
     assert table.bits_per_value == bits
     expected = module(INDICES).detach().numpy()

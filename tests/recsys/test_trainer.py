@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from packedbag.core.errors import ArgumentError, CheckpointError
-from packedbag.io import safetensors_file
+from packedbag.io.tables import load
 from packedbag.recsys import checkpoint
 from packedbag.recsys.dataset import Dataset
 from packedbag.recsys.export import export_tables, file_name
@@ -307,7 +307,7 @@ def test_exported_tables_hold_the_trained_words_and_the_ids(tmp_path):
     paths = export_tables(run.model, run.dataset, tmp_path / "tables")
     assert [p.name for p in paths] == ["user.safetensors", "item.safetensors", "tags.safetensors"]
     for path, module, ids in zip(paths, run.model.tables, run.dataset.ids, strict=True):
-        table = safetensors_file.load(path)
+        table = load(path)
         np.testing.assert_array_equal(table.words, module.weight.numpy())
         assert table.scale == module.scale.item()
         listed = path.with_name(path.name.replace(".safetensors", ".ids.jsonl")).read_text().splitlines()
@@ -318,7 +318,7 @@ def test_exported_tables_hold_the_trained_words_and_the_ids(tmp_path):
 def test_an_exported_table_serves_what_the_model_computes(tmp_path):
     run = trainer(tmp_path)
     run.run(Told())
-    table = safetensors_file.load(export_tables(run.model, run.dataset, tmp_path)[2])
+    table = load(export_tables(run.model, run.dataset, tmp_path)[2])
     batch = next(run.dataset.batches(2, 16))
     column = batch.columns[2]
     module = run.model.tables[2]

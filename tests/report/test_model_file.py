@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from packedbag import PackedEmbeddingBag
+from packedbag import PackedEmbeddingBag, save
 from packedbag.core.errors import ArgumentError, DataError
-from packedbag.io import safetensors_file
 from packedbag.report.model_file import read_tables
 
 
@@ -74,7 +73,7 @@ def test_a_safetensors_file_is_read_by_its_header(tmp_path):
 
 
 def test_a_table_that_packedbag_exported_says_how_many_columns_it_has(tmp_path):
-    safetensors_file.save(tmp_path / "t.safetensors", PackedEmbeddingBag(300, 100).to_table())
+    save(PackedEmbeddingBag(300, 100), tmp_path / "t.safetensors")
     found = read_tables(tmp_path / "t.safetensors")
     assert shapes(found) == [("weight", 300, 100)]
     assert found.assumed == []

@@ -1,0 +1,90 @@
+"""What files of one table say of it in JSON: the same fields in every format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from packedbag.core.errors import ArgumentError, DataError, PackedBagError
+from packedbag.core.layout import check_embedding_dim, words_per_row
+from packedbag.core.thermometer import check_bits_per_value
+from packedbag.io.stored import Opener, StoredTable, checksum, scale_kind
+from packedbag.table import PackedTable
+
+#: Column j is bit j % 32 of word j // 32.
+BIT_ORDER = "lsb"
+VERSION = 1
+SCALES = (None, "table", "row")
+
+
+def describe(table: PackedTable, name: str) -> dict[str, Any]:
+    """Return what is to be known of ``table`` besides its words and the scales of its rows."""
+    return {
+        "version": VERSION,
+        "name": name,
+        "num_embeddings": table.num_embeddings,
+        "embedding_dim": table.embedding_dim,
+        "bits_per_value": table.bits_per_value,
+        "bit_order": BIT_ORDER,
+        "scale": scale_kind(table),
+        "sha256": checksum(table.words, table.scale),
+        "metadata": dict(table.metadata),
+    }
+
+
+def described(path: Path, value: dict[str, Any], arrays: Opener) -> StoredTable:
+    """Return the table that `describe` described, its words unread.
+
+    Raises:
+        DataError: the description is of a later version, lacks something, or contradicts itself.
+    """
+    version = value.get("version")
+    if version != VERSION or value.get("bit_order") != BIT_ORDER:
+        problem = (
+            f"has format version {version!r:.20} and bit order {value.get('bit_order')!r:.20}; this packedbag reads "
+        )
+        raise DataError(path, None, f"{problem}{VERSION} and {BIT_ORDER!r}", "Upgrade packedbag.")
+    name, kind = value.get("name"), value.get("scale")
+    rows: Any = value.get("num_embeddings")
+    sha256, metadata = value.get("sha256"), value.get("metadata")
+    try:
+        dim = check_embedding_dim(value.get("embedding_dim"))  # type: ignore[arg-type]
+        bits = check_bits_per_value(value.get("bits_per_value"), dim, "sum", "float32")  # type: ignore[arg-type]
+    except (PackedBagError, TypeError) as error:
+        raise DataError(path, None, f"describes no packed table: {error!s:.200}", "Export the table again.") from None
+    is_size = type(rows) is int and 0 <= rows < 1 << 62 and kind in SCALES
+    if not (is_size and isinstance(name, str) and isinstance(sha256, str) and isinstance(metadata, dict)):
+        problem = f"describes no packed table: name {name!r:.50}, num_embeddings {rows!r:.50}, scale {kind!r:.50}"
+        raise DataError(path, None, problem, "Export the table again.")
+    return StoredTable(path, name, rows, dim, bits, kind, metadata, sha256, arrays)
+
+
+def words_bytes(stored: StoredTable) -> int:
+    """Return the bytes that the words of a table take."""
+    return 4 * stored.num_embeddings * words_per_row(stored.embedding_dim)
+
+
+def only(tables: Any, format_name: str) -> tuple[str, PackedTable]:
+    """Return name and table where a format has room for one.
+
+    Raises:
+        ArgumentError: there are none or several.
+    """
+    if len(tables) != 1:
+        raise ArgumentError(
+            "source", f"{len(tables)} tables", f"one, for {format_name}", "A .safetensors file holds any number."
+        )
+    ((name, table),) = tables.items()
+    return name, table
+
+
+def mapped(path: Path, dtype: str, offset: int, shape: tuple[int, ...], mmap: bool) -> Any:
+    """Return an array of a file, mapped read-only or read. The caller has checked that the file is long enough."""
+    count = int(np.prod(shape, dtype=object))
+    if mmap and count:  # a file of no bytes cannot be mapped
+        return np.memmap(path, dtype, "r", offset, shape)
+    with path.open("rb") as file:
+        file.seek(offset)
+        return np.fromfile(file, dtype, count).reshape(shape)
