@@ -122,6 +122,24 @@ void backward(int64_t isa, int64_t dim, Hash& hash) {
         }
 }
 
+void search(int64_t isa, int64_t dim, Hash& hash) {
+    Random random;
+    const int64_t rows = 75, queries = 3, width = (dim + 31) / 32;
+    std::vector<uint32_t> words = words_of(random, rows * width), wanted = words_of(random, queries * width);
+    std::vector<int32_t> all(static_cast<size_t>(queries * rows));
+    pb_hamming_args distances = {isa, words.data(), rows, dim, wanted.data(), queries, all.data()};
+    pb_hamming(&distances);
+    hash.add(all);
+    for (int64_t k : {1, 10, 75}) {
+        std::vector<int32_t> near(static_cast<size_t>(queries * k));
+        std::vector<int64_t> found(static_cast<size_t>(queries * k));
+        pb_nearest_args nearest = {isa, words.data(), rows, dim, wanted.data(), queries, k, near.data(), found.data()};
+        pb_nearest(&nearest);
+        hash.add(near);
+        hash.add(found);
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -133,6 +151,7 @@ int main() {
         for (int64_t dim : {1, 31, 32, 33, 63, 64, 65, 96, 100, 127, 128, 129, 256, 257, 512, 513, 1000}) {
             forward(isa, dim, hash);
             backward(isa, dim, hash);
+            search(isa, dim, hash);
         }
         agree &= !expected || hash.value == expected;
         expected = hash.value;

@@ -44,6 +44,15 @@ struct BagCall : pb_bag_args {
     bool fetches;   // rows are prefetched: the table is more than a core's cache holds
 };
 
+// How one thread scans a run of rows; `query` and rows have `width` words, whose last one counts under `tail`. `fetch`:
+// rows come from memory, as for the first query of a block.
+struct ScanKernels {
+    void (*distances)(const Word* rows, int64_t count, int64_t width, const Word* query, uint32_t tail, bool fetch,
+                      int32_t* out);
+    // The first of distances [from, count) that is below `limit`, or `count`.
+    int64_t (*below)(const int32_t* distances, int64_t from, int64_t count, int32_t limit);
+};
+
 // Each function does [first, last) of its bags or rows, for one thread, and calls nothing that allocates
 // except `bag` for tables wider than its stack buffers.
 struct Kernels {
@@ -54,6 +63,7 @@ struct Kernels {
     void (*row_dot)(const pb_row_dot_args&, int64_t first, int64_t last);
     void (*counter_update)(const pb_counter_update_args&, int64_t first, int64_t last);
     void (*counter_step)(const pb_counter_step_args&, const Visit* visits, int64_t first, int64_t last, float* wide);
+    ScanKernels scan;
 };
 
 // The row `isa` of the table in dispatch.cpp.

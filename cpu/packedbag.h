@@ -16,7 +16,7 @@
 #endif
 
 // Raised with every change of a struct or of a function below; Python refuses another number.
-#define PB_ABI_VERSION 4
+#define PB_ABI_VERSION 5
 
 enum { PB_SUM = 0, PB_MEAN = 1, PB_MAJORITY = 2, PB_MAX = 3 };
 enum { PB_FLOAT32 = 0, PB_FLOAT16 = 1, PB_BFLOAT16 = 2, PB_INT32 = 3, PB_PACKED = 4 };
@@ -121,6 +121,25 @@ typedef struct {
     pb_counter_update_args update;
 } pb_counter_step_args;
 
+typedef struct {
+    int64_t isa;
+    const void* words;
+    int64_t num_rows, dim;
+    const void* queries;  // (Q, W) words; tail bits of these and of rows count for nothing
+    int64_t queries_count;
+    void* out;  // int32 (Q, V)
+} pb_hamming_args;
+
+typedef struct {
+    int64_t isa;
+    const void* words;
+    int64_t num_rows, dim;  // V below 2^40
+    const void* queries;    // (Q, W) words
+    int64_t queries_count, k;  // k <= V
+    void* distances;           // int32 (Q, k), ascending
+    void* rows;                // int64 (Q, k); of equal distance the lower first
+} pb_nearest_args;
+
 PB_EXPORT int64_t pb_abi_version(void);
 
 // Rows of the dispatch table, best first. `pb_isa_name` is null past the end.
@@ -139,6 +158,10 @@ PB_EXPORT void pb_row_dot(const pb_row_dot_args* args);
 PB_EXPORT void pb_counter_update(const pb_counter_update_args* args);
 // Both in one pass. Returns PB_DONE, or PB_OUT_OF_MEMORY before anything has changed.
 PB_EXPORT int64_t pb_counter_step(const pb_counter_step_args* args);
+
+PB_EXPORT void pb_hamming(const pb_hamming_args* args);
+// Returns PB_DONE or PB_OUT_OF_MEMORY.
+PB_EXPORT int64_t pb_nearest(const pb_nearest_args* args);
 
 // Ask the kernel to back the whole pages inside a buffer with huge pages. Returns 1 if it accepted, else 0.
 PB_EXPORT int64_t pb_advise_huge_pages(const void* data, int64_t bytes);

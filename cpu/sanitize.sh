@@ -15,4 +15,4 @@ LD_PRELOAD="$("$cxx" -print-file-name=libasan.so) $("$cxx" -print-file-name=libs
 ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:handle_segv=0 \
 UBSAN_OPTIONS=print_stacktrace=1 \
 PACKEDBAG_NATIVE_LIBRARY="$PWD/$build/libpackedbag_cpu.so" \
-"$python" -m pytest -q -x --capture=sys -p no:cacheprovider tests/backends -k "native and not forked" "$@"
+"$python" -m pytest -q -x --capture=sys -p no:cacheprovider tests/backends tests/serving -k "native and not forked" "$@"

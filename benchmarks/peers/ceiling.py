@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import itertools
-import shutil
-import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -17,13 +13,13 @@ import torch
 
 from benchmarks.contender import Batch, Call, Contender, only_batches
 from benchmarks.pages import on_small_pages
+from benchmarks.peers.compiled import compiled
 from benchmarks.shapes import index_sets
 from benchmarks.table import Table
 
 CEILING = "gather ceiling"
 SMALL_PAGES = "gather ceiling, 4 KB pages"
 SOURCE = Path(__file__).with_name("gather.c")
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 #: How many entries ahead a row is prefetched; the best for a table is looked for before it is measured.
 DISTANCES = (4, 8, 16, 24, 32, 48, 64, 96, 128, 256)
 #: Only into L1; only into L2; into L2, and 8 entries ahead into L1.
@@ -32,24 +28,14 @@ PLANS = ((0, -1), *itertools.product(DISTANCES, NEAR))
 TRIALS = 5
 
 
-@functools.cache
 def _compiled() -> tuple[Any, str | None]:
     """Return the function, compiled for this machine, or why there is none."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        return None, "there is no C compiler (cc); Debian, Ubuntu: apt install gcc"
-    with tempfile.TemporaryDirectory(prefix="packedbag-") as folder:
-        library = Path(folder) / "gather.so"
-        command = [compiler, *FLAGS, "-o", str(library), str(SOURCE)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            return None, f"{' '.join(command)} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}"
-        function = ctypes.CDLL(str(library)).gather
-    integer = ctypes.c_int64
-    pointer = ctypes.c_void_p
-    function.argtypes = [pointer, pointer, integer, integer, integer, pointer, integer, integer, integer]
-    function.restype = None
-    return function, None
+    function, reason = compiled(SOURCE, "gather")
+    if function is not None:
+        integer, pointer = ctypes.c_int64, ctypes.c_void_p
+        function.argtypes = [pointer, pointer, integer, integer, integer, pointer, integer, integer, integer]
+        function.restype = None
+    return function, reason
 
 
 def missing() -> str | None:

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from packedbag.backends import native_library as lib
+from packedbag.backends.native_hamming import NativeHamming
 from packedbag.backends.native_library import address
-from packedbag.backends.numpy_hamming import NumpyHamming
 from packedbag.backends.protocol import CounterRule, Factors
 from packedbag.core.errors import BackendError
 from packedbag.core.layout import words_per_row
@@ -88,7 +88,7 @@ def advise_huge_pages(array: Any) -> bool:
     return bool(lib.load().pb_advise_huge_pages(address(array), array.nbytes))
 
 
-class NativeCpu(NumpyHamming):
+class NativeCpu(NativeHamming):
     """The compiled kernels as a backend; contracts stand in `packedbag.backends.protocol.Backend`.
 
     Args:

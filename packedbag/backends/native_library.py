@@ -23,7 +23,7 @@ FILE = "libpackedbag_cpu.so"
 #: A library to load instead of the installed one, for instance a build with sanitizers.
 ENVIRONMENT = "PACKEDBAG_NATIVE_LIBRARY"
 #: PB_ABI_VERSION of cpu/packedbag.h.
-ABI_VERSION = 4
+ABI_VERSION = 5
 NAME = "native_cpu"
 INSTALL = "pip install --force-reinstall --no-deps packedbag (from a checkout: pip install --no-deps -e .)"
 
@@ -35,6 +35,8 @@ MERGE = Struct("5q").pack
 SUM_ROWS = Struct("11qdq").pack
 ROW_DOT = Struct("10q").pack
 COUNTER_UPDATE = Struct("10qdq3dqQ2q").pack
+HAMMING = Struct("7q").pack
+NEAREST = Struct("9q").pack
 COUNTER_STEP = Struct("11qdq" + "10qdq3dqQ2q").pack
 
 
@@ -111,6 +113,8 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         ("pb_row_dot", None),
         ("pb_counter_update", None),
         ("pb_counter_step", ctypes.c_int64),
+        ("pb_hamming", None),
+        ("pb_nearest", ctypes.c_int64),
     ):
         function = getattr(library, name)
         function.argtypes, function.restype = [ctypes.c_char_p], result
