@@ -28,9 +28,9 @@ MODELS: dict[str, dict[str, Any]] = {
 #: Rates and the like of each method; `BY_BITS` adds what depends on k. Chosen on the validation rows of ml-1m, seed 0.
 RECIPES: dict[str, dict[str, Any]] = {
     "fp32-adam": {"table_lr": 3e-3, "l2": 5e-4},
-    "fp32-adagrad": {"table_lr": 0.02},
+    "fp32-adagrad": {"table_lr": 0.02, "l2": 1e-5},
     "ste-adam": {"table_lr": 1e-3, "schedule": "cosine"},
-    "int8-adagrad": {"table_lr": 0.02},
+    "int8-adagrad": {"table_lr": 0.02, "l2": 1e-6},
     "frozen": {"schedule": "cosine"},
     "counter": {"schedule": "cosine"},
     "bit-flip": {"table_lr": 0.02, "schedule": "cosine"},
