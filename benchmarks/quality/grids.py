@@ -74,8 +74,8 @@ CONFIRM = (
 #: What a screen varies, one setting at a time, around a recipe.
 VARIED: dict[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
     "fp32-adam": (("l2", (0.0, 1e-4, 1e-3)), ("input_norm", (False,)), ("schedule", ("cosine",))),
-    "fp32-adagrad": (("table_lr", (0.005, 0.01, 0.05)), ("l2", (1e-6, 1e-5))),
-    "int8-adagrad": (("table_lr", (0.005, 0.01, 0.05)), ("l2", (1e-6, 1e-5))),
+    "fp32-adagrad": (("table_lr", (0.005, 0.01, 0.05)), ("l2", (0.0, 1e-6))),
+    "int8-adagrad": (("table_lr", (0.005, 0.01, 0.05)), ("l2", (0.0, 1e-5))),
     "ste-adam": (("table_lr", (3e-4, 3e-3)), ("schedule", ("step",)), ("epochs", (6,))),
     "frozen": (("input_norm", (False,)),),
     "counter": (
