@@ -81,6 +81,20 @@ FORMATS = (
         module="packedbag.io.npy_file",
         what="words for NumPy, and a sidecar .npy.json",
     ),
+    Format(
+        name="arrow",
+        suffixes=(".arrow", ".feather"),
+        module="packedbag.io.arrow_file",
+        what="ids and words as columns, mapped (Arrow IPC)",
+        extra="io",
+    ),
+    Format(
+        name="parquet",
+        suffixes=(".parquet",),
+        module="packedbag.io.parquet_file",
+        what="ids and words as columns, in row groups, for query engines",
+        extra="io",
+    ),
 )
 
 

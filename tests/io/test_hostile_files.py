@@ -67,8 +67,6 @@ def test_a_file_with_something_behind_it_is_refused(tmp_path: Path, form: Format
     path = written(tmp_path, form)
     with path.open("ab") as file:
         file.write(b"\0" * 8)
-    if form.name == "arrow":
-        pytest.skip("its footer is found from the end; what is behind it is not looked at")
     with pytest.raises(DataError):
         packedbag.load(path)
 
@@ -95,6 +93,16 @@ def test_any_damage_is_found_by_verify_or_changes_nothing(tmp_path: Path, form: 
         np.testing.assert_array_equal(found.words, before.words)
         np.testing.assert_array_equal(found.scale, before.scale)
     assert memory.peak_bytes() - held < 64 << 20
+
+
+def test_a_name_of_a_column_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    packedbag.save(table(scale="row"), tmp_path / "t.arrow")
+    content = (tmp_path / "t.arrow").read_bytes()
+    for byte in (b"\xd0", b"\x1d"):
+        (tmp_path / "t.arrow").write_bytes(content.replace(b"words\0", b"wor" + byte + b"s\0"))
+        with pytest.raises(DataError):
+            packedbag.load(tmp_path / "t.arrow", verify=True)
 
 
 @every_format
