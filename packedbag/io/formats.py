@@ -21,7 +21,8 @@ class Format:
         name: what ``format=`` and ``--format`` call it.
         suffixes: of files of this format; the first one is the usual one. None of two formats are the same, except
             that a format without suffixes must be asked for by name.
-        module: has ``save(path, tables)``, and where ``readable``, ``read(path)``, which returns `StoredTable` by name.
+        module: has ``save(path, tables)``, or what ``writer`` names, and where ``readable``, ``read(path)``, which
+            returns `StoredTable` by name.
         what: one line for help texts.
         several: whether a file holds any number of tables.
         readable: whether `packedbag.load` reads it; the others are for other programs.
@@ -35,6 +36,7 @@ class Format:
     several: bool = False
     readable: bool = True
     extra: str | None = None
+    writer: str = "save"
 
     def save(self, path: str | os.PathLike[str], tables: Mapping[str, PackedTable]) -> None:
         """Write tables by name, in a way that leaves the old file or the new one.
@@ -44,7 +46,7 @@ class Format:
             MissingExtraError: its library is not installed.
             OSError: the file cannot be written; an older one is unchanged.
         """
-        importlib.import_module(self.module).save(path, tables)
+        getattr(importlib.import_module(self.module), self.writer)(path, tables)
 
     def read(self, path: str | os.PathLike[str]) -> dict[str, StoredTable]:
         """Return what the file says of its tables; the words are not read.
@@ -94,6 +96,46 @@ FORMATS = (
         module="packedbag.io.parquet_file",
         what="ids and words as columns, in row groups, for query engines",
         extra="io",
+    ),
+    Format(
+        name="faiss",
+        suffixes=(".faiss",),
+        module="packedbag.io.faiss_index",
+        what="IndexBinaryFlat of FAISS",
+        readable=False,
+        extra="search",
+    ),
+    Format(
+        name="usearch",
+        suffixes=(".usearch",),
+        module="packedbag.io.usearch_index",
+        what="index of usearch, b1",
+        readable=False,
+        extra="usearch",
+    ),
+    Format(
+        name="onnx",
+        suffixes=(".onnx",),
+        module="packedbag.io.onnx_graph",
+        what="graph of standard operators that reduces bags",
+        readable=False,
+        extra="onnx",
+    ),
+    *(
+        Format(
+            name=name,
+            suffixes=(),
+            module="packedbag.io.unpacked",
+            what=what,
+            several=True,
+            readable=False,
+            writer=f"save_{name}",
+        )
+        for name, what in (
+            ("fp32", "state dict of torch.nn.EmbeddingBag, 32 times as large"),
+            ("int8", "state dict of +-1 in int8, 8 times as large"),
+            ("bool", "state dict of bools, 8 times as large"),
+        )
     ),
 )
 
