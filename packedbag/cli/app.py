@@ -26,7 +26,7 @@ def make_app() -> typer.Typer:
         import typer
     except ImportError as error:
         raise MissingExtraError("The command line", error.name or "typer", "cli") from None
-    from packedbag.cli import compare, convert, plan
+    from packedbag.cli import compare, convert, export, inspection, plan
     from packedbag.cli.doctor import doctor
     from packedbag.cli.outputs import Command
     from packedbag.cli.train import EXAMPLES, train
@@ -58,6 +58,9 @@ def make_app() -> typer.Typer:
         (train, EXAMPLES, None),
         (compare.compare, compare.EXAMPLES, Command),
         (plan.plan, plan.EXAMPLES, Command),
+        (export.export, export.EXAMPLES, Command),
+        (inspection.inspect, inspection.INSPECT_EXAMPLES, Command),
+        (inspection.verify, inspection.VERIFY_EXAMPLES, Command),
         (convert.convert, convert.EXAMPLES, Command),
         (doctor, None, None),
     ):

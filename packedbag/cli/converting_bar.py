@@ -18,11 +18,14 @@ class ConvertingBar:
     Args:
         console: stderr's.
         quiet: show nothing.
+        word: what is being done.
+        total: bytes of all, where `add` is called and not `show`.
     """
 
-    def __init__(self, console: Console, *, quiet: bool) -> None:
+    def __init__(self, console: Console, *, quiet: bool, word: str = "converting", total: int = 0) -> None:
+        self._done, self._total = 0, total
         self._bar = Progress(
-            TextColumn("converting"),
+            TextColumn(word),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
@@ -48,3 +51,8 @@ class ConvertingBar:
         if not self._is_shown and time.perf_counter() - self._started > PATIENCE:
             self._is_shown = True
             self._bar.start()
+
+    def add(self, nbytes: int) -> None:
+        """Show ``nbytes`` more of the total."""
+        self._done += nbytes
+        self.show(min(self._done, self._total), self._total)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from packedbag.core.layout import tail_mask
+from packedbag.io.watch import passed
 from packedbag.table import PackedTable
 
 #: Bytes that are handed over at once.
@@ -27,3 +28,4 @@ def byte_rows(table: PackedTable) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         words = np.array(table.words[start : start + step], "<u4")
         words[:, -1] &= mask
         yield start, np.ascontiguousarray(words.view(np.uint8)[:, :width])
+        passed(words.nbytes)

@@ -160,7 +160,11 @@ def find(path: str | os.PathLike[str], name: str | None = None, *, reading: bool
     for each in FORMATS:
         if suffix in each.suffixes:
             return each
-    known = ", ".join(suffix for each in FORMATS for suffix in each.suffixes)
+    known = ", ".join(suffix for each in FORMATS for suffix in each.suffixes if each.readable or not reading)
     if reading:
-        raise DataError(path, None, f"has a name that ends in {suffix!r}, not in {known}", "Or say its format.")
-    raise ArgumentError("path", repr(os.fspath(path)), f"a name that ends in {known}", "Or say a format.")
+        problem = f"is not read, by the end of its name, {suffix!r}; packed files end in {known}"
+        raise DataError(path, None, problem, "Pass format= for one of another name.")
+    others = ", ".join(repr(each.name) for each in FORMATS if not each.suffixes)
+    raise ArgumentError(
+        "path", repr(os.fspath(path)), f"a name that ends in {known}", f"Or pass a format, such as {others}."
+    )

@@ -21,6 +21,7 @@ from packedbag.core.layout import words_per_row
 from packedbag.io.atomic import replacing
 from packedbag.io.description import describe, described, mapped, only
 from packedbag.io.stored import Arrays, StoredTable, as_json, from_json
+from packedbag.io.watch import write_array
 from packedbag.table import PackedTable
 
 #: Bytes of a sidecar, at most.
@@ -62,10 +63,10 @@ def save(path: str | os.PathLike[str], tables: Mapping[str, PackedTable]) -> Non
     if len(text) > LONGEST:
         raise ArgumentError("metadata", f"{len(text)} bytes of JSON", f"at most {LONGEST}", "Keep them elsewhere.")
     with replacing(target) as file:
-        _write(file, np.asarray(table.words, "<u4"))
+        _write(file, table.words, "<u4")
     if said["scale"] == "row":
         with replacing(scales(target)) as file:
-            _write(file, np.asarray(table.scale, "<f4"))
+            _write(file, table.scale, "<f4")
     with replacing(sidecar(target)) as file:
         file.write(text)
 
@@ -108,8 +109,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, StoredTable]:
     return {stored.name: stored}
 
 
-def _write(file: IO[bytes], array: Any) -> None:
-    np.lib.format.write_array(file, array, allow_pickle=False)
+def _write(file: IO[bytes], array: Any, dtype: str) -> None:
+    header = {"descr": dtype, "fortran_order": False, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    write_array(file, array, dtype)
 
 
 def _start(path: Path, dtype: str, shape: tuple[int, ...]) -> int:

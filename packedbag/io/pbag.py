@@ -11,13 +11,12 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from packedbag.core.errors import ArgumentError, DataError
 from packedbag.core.layout import words_per_row
 from packedbag.io.atomic import replacing
 from packedbag.io.description import SCALES, VERSION, describe, described, mapped, only
 from packedbag.io.stored import Arrays, StoredTable, as_json, from_json
+from packedbag.io.watch import write_array
 from packedbag.table import PackedTable
 
 #: Its bytes beyond text show a copy that changed line ends or dropped a high bit.
@@ -61,10 +60,10 @@ def save(path: str | os.PathLike[str], tables: Mapping[str, PackedTable]) -> Non
     struct.pack_into("<I", page, CRC_AT, zlib.crc32(page))
     with replacing(path) as file:
         file.write(page)
-        file.write(np.asarray(table.words, "<u4").reshape(-1).view(np.uint8).data)
+        write_array(file, table.words, "<u4")
         if table.scale is not None:
             file.write(b"\0" * (scale_at - words_end))
-            file.write(np.asarray(table.scale, "<f4").reshape(-1).view(np.uint8).data)
+            write_array(file, table.scale, "<f4")
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, StoredTable]:

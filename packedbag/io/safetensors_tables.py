@@ -18,6 +18,7 @@ from packedbag.io.atomic import replacing
 from packedbag.io.dense_tensor import ITEM_BYTES, DenseTensor
 from packedbag.io.safetensors_header import METADATA, Entry, Header, header_bytes, read_header
 from packedbag.io.stored import Arrays, StoredTable, as_json, checksum, from_json, scale_kind
+from packedbag.io.watch import passed
 from packedbag.table import PackedTable
 
 #: The one key of the metadata. safetensors writes several in any order: with one, equal contents are equal files.
@@ -97,6 +98,7 @@ def save(
         for tensor in ordered.values():
             for piece in tensor.pieces():
                 file.write(piece)
+                passed(len(piece))
 
 
 def read(path: str | os.PathLike[str]) -> StoredTables:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from packedbag.core.errors import ArgumentError, DataError, PackedBagError
+from packedbag.io.watch import passed
 from packedbag.table import PackedTable
 
 #: Bytes that are hashed or copied at once.
@@ -89,7 +90,9 @@ def checksum(words: npt.NDArray[Any], scale: npt.NDArray[Any] | None) -> str:
             continue
         flat = array.reshape(-1)
         for start in range(0, flat.size, PIECE // 4):
-            digest.update(np.ascontiguousarray(flat[start : start + PIECE // 4]).astype(dtype, copy=False).data)
+            part = np.ascontiguousarray(flat[start : start + PIECE // 4]).astype(dtype, copy=False)
+            digest.update(part.data)
+            passed(part.nbytes)
     return digest.hexdigest()
 
 

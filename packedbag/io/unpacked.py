@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from packedbag.core.layout import unpack_array
 from packedbag.io.dense_tensor import PIECE, DenseTensor, Pieces
+from packedbag.io.watch import passed
 from packedbag.table import PackedTable
 
 #: What becomes of a piece of bits, (n, D) bool, and the first row of it.
@@ -62,7 +63,7 @@ def _save(
         state[prefix + "weight"] = _unpacked(table, dtype, columns, of_bits)
         if table.scale is not None and not scaled:
             state[prefix + "scale"] = DenseTensor.of(table.scale)
-    write_torch(path, state)
+    write_torch(path, state, wrote=passed)
 
 
 def _unpacked(table: PackedTable, dtype: str, columns: int, of_bits: Convert) -> DenseTensor:

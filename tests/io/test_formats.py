@@ -204,7 +204,9 @@ def test_names_of_files_and_formats_that_are_not_known_are_refused(tmp_path: Pat
     with pytest.raises(ArgumentError, match="format is 'xyz'; it must be one of 'safetensors', 'pbag'"):
         packedbag.save(table(), tmp_path / "t", format="xyz")
     (tmp_path / "t.xyz").touch()
-    with pytest.raises(DataError, match=r"has a name that ends in '\.xyz', not in \.safetensors"):
+    with pytest.raises(
+        DataError, match=r"is not read, by the end of its name, '\.xyz'; packed files end in \.safetensors"
+    ):
         packedbag.load(tmp_path / "t.xyz")
     packedbag.save(table(), tmp_path / "t.xyz", format="pbag")
     assert_equal(packedbag.load(tmp_path / "t.xyz", format="pbag"), table())
