@@ -65,8 +65,9 @@ class PackedBools(torch.Tensor):
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Answer an operator of torch: on words where it has a handler, else on bools."""
-        handler = HANDLERS.get(func.overloadpacket, OTHERS[0])
-        return handler(func, args, kwargs or {})
+        kwargs = kwargs or {}
+        handler = OTHERS[0] if "out" in kwargs else HANDLERS.get(func.overloadpacket, OTHERS[0])
+        return handler(func, args, kwargs)
 
     @property
     def words(self) -> torch.Tensor:
@@ -112,7 +113,7 @@ class PackedBools(torch.Tensor):
         return array if dtype is None else array.astype(dtype)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        if any(self.gone):
+        if any(self.gone) or not self.bits.columns:  # no table to rebuild
             return self.to_bool().__reduce_ex__(protocol)
         words = self.bits.packed()
         if words.untyped_storage().nbytes() > words.nbytes:  # torch saves storages, not views
@@ -120,7 +121,9 @@ class PackedBools(torch.Tensor):
         return rebuild, (words, len(self.bits.columns))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
-        copied: torch.Tensor = memo.setdefault(id(self), self.clone())
+        if id(self) not in memo:
+            memo[id(self)] = self.clone()
+        copied: torch.Tensor = memo[id(self)]
         return copied
 
     def _asked_for(self, what: str) -> torch.Tensor:
