@@ -146,6 +146,17 @@ def test_bad_floats_are_refused_and_change_nothing() -> None:
     assert all(torch.equal(before[name], value) for name, value in layer.state_dict().items())
 
 
+def test_an_infinity_in_the_last_rows_is_refused_before_the_first_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("packedbag.adapters.bitorch_engine.qweight.CHUNK_WEIGHTS", 60)
+    layer = layer_of()
+    before = copy.deepcopy(layer.state_dict())
+    weight = torch.zeros(30, 20)
+    weight[29, 3] = torch.inf
+    with pytest.raises(ArgumentError, match="weight is NaN or infinite somewhere"):
+        layer.prepare_params(weight)
+    assert all(torch.equal(before[name], value) for name, value in layer.state_dict().items())
+
+
 def test_unknown_arguments_are_ignored_with_a_warning() -> None:
     with pytest.warns(UserWarning, match="BinaryEmbeddingCuda ignores sparse=True"):
         layer_of(sparse=True)
