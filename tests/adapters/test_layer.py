@@ -364,7 +364,7 @@ def test_an_output_dtype_that_holds_no_sign_is_refused() -> None:
         layer_of(output_dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("shape", [(V, D + 1), (V - 1, D), (V,), (D, V)])
+@pytest.mark.parametrize("shape", [(V, D + 1), (V - 1, D), (V,), (D, V), (1, D), ()])
 def test_a_bool_weight_of_another_shape_is_refused_and_changes_nothing(shape: tuple[int, ...]) -> None:
     layer = layer_of()
     before = layer.weight.to_bool()
@@ -372,6 +372,8 @@ def test_a_bool_weight_of_another_shape_is_refused_and_changes_nothing(shape: tu
         layer.load_state_dict({"weight": torch.ones(shape, dtype=torch.bool)})
     with pytest.raises(ShapeError):
         layer.weight = torch.ones(shape, dtype=torch.bool)
+    with pytest.raises(DtypeError, match="signs of floats"):
+        layer.weight = -torch.ones(V, D)
     assert torch.equal(layer.weight.to_bool(), before)
 
 

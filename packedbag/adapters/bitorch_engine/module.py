@@ -9,7 +9,7 @@ import torch
 
 from packedbag.adapters.bitorch_engine.parameter import BinaryEmbeddingParameter
 from packedbag.adapters.bitorch_engine.qweight import words_of_qweight
-from packedbag.core.errors import ArgumentError, PackedBagError
+from packedbag.core.errors import ArgumentError, DtypeError, PackedBagError, ShapeError
 from packedbag.nn.base import PackedModule
 
 Self = TypeVar("Self", bound="BinaryModule")
@@ -60,6 +60,10 @@ class BinaryModule(PackedModule):
         if name == "weight":  # torch would register a parameter of that name
             if not isinstance(value, torch.Tensor):
                 raise ArgumentError("weight", f"a {type(value).__name__}", "a bool tensor (V, D)")
+            if value.dtype != torch.bool:
+                raise DtypeError("weight", value.dtype, "bool", "Pass weight >= 0 for the signs of floats.")
+            if tuple(value.shape) != tuple(self.weight.shape):
+                raise ShapeError("weight", tuple(value.shape), f"{tuple(self.weight.shape)}")
             self.weight.copy_(value)
         else:
             super().__setattr__(name, value)
