@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,6 +39,10 @@ READS: dict[str, Callable[[Any], Any]] = {
     "pairs of two dimensions": lambda w: w[torch.arange(9).unsqueeze(1), torch.arange(20)],
     "splits of nothing": lambda w: [part.clone() for part in w[:0].split(2)],
     "detached in place": lambda w: w.detach_(),
+    "values of a plain tensor": lambda w: torch.arange(900).reshape(9, 100)[w],
+    "rows of a plain tensor": lambda w: torch.arange(9)[w[:, 3]],
+    "an array by DLPack": lambda w: torch.from_numpy(np.from_dlpack(w).copy()),
+    "a tensor by DLPack": lambda w: torch.from_dlpack(w[:, 3:50].clone()),
     "columns of strides": lambda w: w[:, 3::40].clone(),
 }
 EMPTY: dict[str, Callable[[Any], Any]] = {
@@ -171,4 +176,37 @@ def test_few_bools_of_a_large_table_never_make_many(monkeypatch: pytest.MonkeyPa
         change(plain, wide)
         change(weight, BinaryEmbeddingParameter(wide))
     assert largest <= 400  # a piece is of 300 weights, in whole words
+    agree(plain, weight.to_bool())
+
+
+def test_code_that_reads_a_tensors_memory_itself_finds_no_way_to_crash() -> None:
+    _, weight = both()
+    with pytest.raises(RuntimeError, match="data pointer"):
+        weight.apply_(lambda value: value)
+    with pytest.raises(RuntimeError, match="data pointer"):
+        weight.data_ptr()
+
+
+def test_its_words_are_shared_with_other_processes() -> None:
+    plain, weight = both()
+    assert not weight.is_shared()
+    assert weight[3:5].share_memory_().is_shared()
+    assert weight.is_shared()
+    weight[4] ^= True
+    plain[4] ^= True
+    agree(plain, weight.to_bool())
+
+
+def test_a_shallow_copy_shares_the_words() -> None:
+    _, weight = both()
+    for part in (weight, weight[2:5], weight[4], weight[:, 3]):
+        before = part.to_bool()
+        copy.copy(part).bitwise_not_()
+        agree(~before, part.to_bool())
+
+
+def test_numbers_are_not_taken_for_bits() -> None:
+    plain, weight = both()
+    with pytest.raises(DtypeError, match="signs of floats"):
+        weight.data = -torch.ones(9, 100)
     agree(plain, weight.to_bool())

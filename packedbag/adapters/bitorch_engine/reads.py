@@ -38,6 +38,8 @@ def embedding(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch
 def index(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     """Return ``tensor[indices]`` for tensors of indices or a mask, bool."""
     tensor, indices = args
+    if not isinstance(tensor, PackedBools):
+        return func(tensor, [plain(each) for each in indices], **kwargs)  # type: ignore[no-any-return]
     indices = [as_index(each) for each in indices]
     if tensor.ndim < 2:
         return others(func, (tensor, indices), kwargs)
