@@ -362,6 +362,14 @@ def test_indices_without_bags_are_refused_with_what_to_pass() -> None:
 def test_an_output_dtype_that_holds_no_sign_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"output_dtype is torch\.uint8; it must be float32"):
         layer_of(output_dtype=torch.uint8)
+    with pytest.raises(ArgumentError, match=r"output_dtype is 'float32'; it must be float32"):
+        layer_of(output_dtype="float32")
+
+
+@pytest.mark.parametrize("rows", [2.5, "9", None])
+def test_a_number_of_rows_that_is_no_integer_is_refused(rows: object) -> None:
+    with pytest.raises(ArgumentError, match=r"num_embeddings is .*; it must be an integer"):
+        BinaryEmbeddingBag(num_embeddings=rows, embedding_dim=8)
 
 
 @pytest.mark.parametrize("shape", [(V, D + 1), (V - 1, D), (V,), (D, V), (1, D), ()])
