@@ -178,7 +178,7 @@ def put(tensor: PackedBools, index: torch.Tensor, values: torch.Tensor) -> None:
     if bits.is_whole:
         words = words_like(flat, (count, width), tensor.device)
         assert words is not None
-        words = words.expand(count, bits.words.shape[1]).clone()
+        words = words.expand(len(words), bits.words.shape[1]).clone()  # one row for all stays one
         clear_tail(words, bits.embedding_dim)
         bits.words[index.reshape(-1)] = words
         return
