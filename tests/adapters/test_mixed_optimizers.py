@@ -121,6 +121,9 @@ def test_a_parameter_that_holds_no_floats_is_refused() -> None:
     parameter = torch.nn.Parameter(torch.zeros(3, dtype=torch.bool), requires_grad=False)
     with pytest.raises(DtypeError, match=r"params has dtype bool; it must be floats"):
         DiodeMix([parameter])
+    layer = small_model()[0]
+    with pytest.raises(DtypeError, match=r"trained through its anchor: pass model\.parameters\(\)"):
+        DiodeMix([layer.weight])
 
 
 # torch's protocols -----------------------------------------------------------------------------------------------

@@ -32,7 +32,8 @@ def check_float_options(group: dict[str, Any]) -> None:
 def check_float_parameter(parameter: torch.Tensor) -> None:
     """Raise `DtypeError` unless ``parameter`` can be trained by `step_float`."""
     if not parameter.is_floating_point():
-        raise DtypeError("params", parameter.dtype, "floats, and anchors of packed modules", "Leave the others out.")
+        hint = "Leave the others out. A layer's weight is trained through its anchor: pass model.parameters()."
+        raise DtypeError("params", parameter.dtype, "floats, and anchors of packed modules", hint)
 
 
 def check_float_gradient(parameter: torch.Tensor) -> None:
