@@ -56,6 +56,8 @@ class PackedModule(torch.nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        if not hasattr(num_embeddings, "__index__"):
+            raise ArgumentError("num_embeddings", repr(num_embeddings), "an integer")
         if num_embeddings < 0:
             raise ArgumentError("num_embeddings", num_embeddings, "at least 0")
         if scale not in (None, "row", "table"):

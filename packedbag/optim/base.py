@@ -186,6 +186,10 @@ class PackedOptimizer(Diagnostics, DeferredSteps, torch.optim.Optimizer):
         numbers = [n for group in state_dict["param_groups"] for n in group["params"]]
         if len(numbers) != len(parameters):
             raise StateMismatchError("the loaded state", f"{len(numbers)} tables", str(len(parameters)))
+        for group, own in zip(state_dict["param_groups"], self.param_groups, strict=False):
+            missing = sorted((self.defaults.keys() & own.keys()) - group.keys())
+            if missing:  # of another optimizer: torch would take its groups as they are
+                raise StateMismatchError("the loaded state", f"no option {missing[0]!r}", f"one: {own[missing[0]]!r}")
         saved = {
             parameter: state_dict["state"][number]
             for parameter, number in zip(parameters, numbers, strict=True)
@@ -312,7 +316,11 @@ class PackedOptimizer(Diagnostics, DeferredSteps, torch.optim.Optimizer):
 
 def check_rate(name: str, rate: Any) -> None:
     """Raise `ArgumentError` unless ``rate`` is finite and not negative."""
-    if not (math.isfinite(float(rate)) and float(rate) >= 0):
+    try:
+        number = float(rate)
+    except (TypeError, ValueError, RuntimeError):
+        raise ArgumentError(name, repr(rate), "a finite number >= 0") from None
+    if not (math.isfinite(number) and number >= 0):
         raise ArgumentError(name, rate, "a finite number >= 0")
 
 

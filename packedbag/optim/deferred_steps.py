@@ -130,9 +130,19 @@ class DeferredSteps:
 
 
 def sink_of_anchor(anchor: torch.Tensor) -> GradientSink:
-    """Return the sink of an anchor that an optimizer has admitted."""
+    """Return the sink of an anchor that an optimizer has admitted.
+
+    Raises:
+        ArgumentError: it has none: the optimizer was copied, or unpickled, without its modules.
+    """
     sink = sink_of(anchor)
-    assert sink is not None, "add_param_group admits anchors only"
+    if sink is None:
+        raise ArgumentError(
+            "params",
+            "holding an anchor that was copied without its module",
+            "the anchors of packed modules",
+            "Copy model and optimizer together, or make an optimizer of the model and load the state_dict() into it.",
+        )
     return sink
 
 

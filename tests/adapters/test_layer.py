@@ -362,9 +362,17 @@ def test_indices_without_bags_are_refused_with_what_to_pass() -> None:
 def test_an_output_dtype_that_holds_no_sign_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"output_dtype is torch\.uint8; it must be float32"):
         layer_of(output_dtype=torch.uint8)
+    with pytest.raises(ArgumentError, match=r"output_dtype is 'float32'; it must be float32"):
+        layer_of(output_dtype="float32")
 
 
-@pytest.mark.parametrize("shape", [(V, D + 1), (V - 1, D), (V,), (D, V)])
+@pytest.mark.parametrize("rows", [2.5, "9", None])
+def test_a_number_of_rows_that_is_no_integer_is_refused(rows: object) -> None:
+    with pytest.raises(ArgumentError, match=r"num_embeddings is .*; it must be an integer"):
+        BinaryEmbeddingBag(num_embeddings=rows, embedding_dim=8)
+
+
+@pytest.mark.parametrize("shape", [(V, D + 1), (V - 1, D), (V,), (D, V), (1, D), ()])
 def test_a_bool_weight_of_another_shape_is_refused_and_changes_nothing(shape: tuple[int, ...]) -> None:
     layer = layer_of()
     before = layer.weight.to_bool()
@@ -372,6 +380,8 @@ def test_a_bool_weight_of_another_shape_is_refused_and_changes_nothing(shape: tu
         layer.load_state_dict({"weight": torch.ones(shape, dtype=torch.bool)})
     with pytest.raises(ShapeError):
         layer.weight = torch.ones(shape, dtype=torch.bool)
+    with pytest.raises(DtypeError, match="signs of floats"):
+        layer.weight = -torch.ones(V, D)
     assert torch.equal(layer.weight.to_bool(), before)
 
 

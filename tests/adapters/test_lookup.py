@@ -146,6 +146,33 @@ def test_bad_floats_are_refused_and_change_nothing() -> None:
     assert all(torch.equal(before[name], value) for name, value in layer.state_dict().items())
 
 
+def test_bits_that_were_never_prepared_are_made_of_the_floats_beside_them() -> None:
+    floats = torch.randn(30, 20, generator=seeded(3))
+    layer, prepared = layer_of(), layer_of()
+    prepared.prepare_params(floats)
+    state = {"weight": floats, "qweight": torch.zeros(30, 3, dtype=torch.uint8), "scale_w": torch.zeros(30, 1)}
+    layer.load_state_dict(state)
+    assert torch.equal(layer.weight, prepared.weight)
+    assert torch.equal(layer.scale_w, prepared.scale_w)
+    layer.load_state_dict({**state, "qweight": torch.ones(30, 3, dtype=torch.uint8)})
+    assert layer.weight.count_nonzero() == 90  # they were: the floats are of no use
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(RuntimeError, match="weight is NaN or infinite somewhere"):
+        layer.load_state_dict({**state, "weight": floats / 0})
+    assert all(torch.equal(before[name], value) for name, value in layer.state_dict().items())
+
+
+def test_an_infinity_in_the_last_rows_is_refused_before_the_first_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("packedbag.adapters.bitorch_engine.qweight.CHUNK_WEIGHTS", 60)
+    layer = layer_of()
+    before = copy.deepcopy(layer.state_dict())
+    weight = torch.zeros(30, 20)
+    weight[29, 3] = torch.inf
+    with pytest.raises(ArgumentError, match="weight is NaN or infinite somewhere"):
+        layer.prepare_params(weight)
+    assert all(torch.equal(before[name], value) for name, value in layer.state_dict().items())
+
+
 def test_unknown_arguments_are_ignored_with_a_warning() -> None:
     with pytest.warns(UserWarning, match="BinaryEmbeddingCuda ignores sparse=True"):
         layer_of(sparse=True)

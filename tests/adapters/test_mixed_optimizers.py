@@ -14,6 +14,7 @@ import torch
 
 from packedbag.adapters.bitorch_engine import BitFlip, DiodeMix, VoteFlip
 from packedbag.core.errors import ArgumentError, DtypeError, StateMismatchError
+from packedbag.optim import CounterSGD
 from tests.adapters.votes import loss_of, make_model, train
 from tests.devices import seeded, settled
 from tests.optim.problems import assert_same, snapshot
@@ -120,6 +121,9 @@ def test_a_parameter_that_holds_no_floats_is_refused() -> None:
     parameter = torch.nn.Parameter(torch.zeros(3, dtype=torch.bool), requires_grad=False)
     with pytest.raises(DtypeError, match=r"params has dtype bool; it must be floats"):
         DiodeMix([parameter])
+    layer = small_model()[0]
+    with pytest.raises(DtypeError, match=r"trained through its anchor: pass model\.parameters\(\)"):
+        DiodeMix([layer.weight])
 
 
 # torch's protocols -----------------------------------------------------------------------------------------------
@@ -161,6 +165,60 @@ def test_model_and_optimizer_are_copied_together(name: str) -> None:
         results.append(snapshot(each, its_optimizer))
     assert_same(results[0], results[1])
     assert_same(results[0], results[2])
+
+
+@every_optimizer
+def test_a_copy_without_the_model_is_refused_by_its_step(name: str) -> None:
+    model = small_model()
+    optimizer = MAKERS[name](model.parameters())
+    train(model, optimizer, 2)
+    for alone in (copy.deepcopy(optimizer), copy.deepcopy(copy.deepcopy(optimizer))):
+        with pytest.raises(ArgumentError, match=r"an anchor that was copied without its module.*load the state_dict"):
+            alone.step()
+        with pytest.raises(ArgumentError, match="an anchor that was copied without its module"):
+            alone.load_state_dict(optimizer.state_dict())
+
+
+@every_optimizer
+def test_a_run_with_a_group_that_was_added_later_is_resumed(name: str) -> None:
+    results = []
+    for stop in (False, True):
+        model, later = small_model(), small_model(5)
+        optimizer = MAKERS[name](model.parameters())
+        train(model, optimizer, 2)
+        optimizer.add_param_group({"params": later.parameters(), "lr": 5e-3})
+        train(later, optimizer, 2)
+        if stop:
+            saved = copy.deepcopy((model.state_dict(), later.state_dict(), optimizer.state_dict()))
+            model, later = small_model(9), small_model(8)
+            optimizer = MAKERS[name](model.parameters())
+            optimizer.add_param_group({"params": later.parameters()})
+            for target, state in zip((model, later, optimizer), saved, strict=True):
+                target.load_state_dict(state)
+        train(later, optimizer, 2)
+        train(model, optimizer, 2)
+        results.append([snapshot(model), snapshot(later)])
+    for uninterrupted, resumed in zip(*results, strict=True):
+        assert_same(uninterrupted, resumed)
+
+
+@every_optimizer
+def test_the_state_of_another_kind_of_optimizer_is_refused_and_changes_nothing(name: str) -> None:
+    model = small_model()
+    optimizer = MAKERS[name](model.parameters())
+    train(model, optimizer, 2)
+    before = snapshot(model, optimizer)
+    for other in (torch.optim.AdamW(model.parameters()), CounterSGD([model[0].anchor], lr=0.1)):
+        if len(other.param_groups[0]["params"]) < 3:
+            other.param_groups[0]["params"] = list(model.parameters())
+        with pytest.raises(StateMismatchError, match=r"the loaded state has no option '\w+'"):
+            optimizer.load_state_dict(other.state_dict())
+        assert_same(before, snapshot(model, optimizer))
+    saved = optimizer.state_dict()
+    saved["state"] = {number: {k: v for k, v in s.items() if k != "step"} for number, s in saved["state"].items()}
+    with pytest.raises(StateMismatchError, match="of a float parameter has no step"):
+        optimizer.load_state_dict(saved)
+    train(model, optimizer, 1)
 
 
 def test_a_state_of_other_parameters_is_refused_and_changes_nothing() -> None:

@@ -197,3 +197,8 @@ def test_the_sparse_update_changes_the_active_rows_alone(form: str) -> None:
 def test_the_sparse_update_refuses_bits_of_another_shape() -> None:
     with pytest.raises(ShapeError, match=r"bits has shape \(3, 100\); it must be \(9, 100\), or \(2, 100\)"):
         sparse_update_embedding_qweight(both()[1], bools(3, 100), torch.tensor([1, 2]))
+
+
+def test_the_sparse_update_refuses_numbers() -> None:
+    with pytest.raises(DtypeError, match=r"bits has dtype int8; it must be bool"):
+        sparse_update_embedding_qweight(both()[1], bools(9, 100).to(torch.int8), torch.tensor([1, 2]))

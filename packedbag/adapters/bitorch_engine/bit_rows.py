@@ -43,12 +43,17 @@ class BitRows:
 
     def pieces(self) -> Iterator[slice]:
         """Yield the rows in slices of about `CHUNK_WEIGHTS` weights."""
-        rows, step = self.words.shape[0], max(1, CHUNK_WEIGHTS // self.embedding_dim)
+        rows, step = self.words.shape[0], max(1, CHUNK_WEIGHTS // max(1, self.embedding_dim))
         for start in range(0, rows, step):
             yield slice(start, min(start + step, rows))
 
     def read(self, rows: slice | torch.Tensor | None = None) -> torch.Tensor:
         """Return the bits of ``rows`` (default: all) as bool, (rows, columns)."""
+        if rows is None and not self.is_whole:  # whole words are unpacked: of few columns many bools too many
+            out = torch.empty(self.shape, dtype=torch.bool, device=self.words.device)
+            for piece in self.pieces():
+                out[piece] = self.read(piece)
+            return out
         covering, columns = self._covering()
         words = covering if rows is None else covering[rows]
         if not len(columns):
@@ -57,12 +62,17 @@ class BitRows:
         return bits[:, columns.start :: columns.step]
 
     def write(self, rows: slice | torch.Tensor, values: torch.Tensor) -> None:
-        """Set the bits of ``rows`` to ``values``, bool (rows, columns)."""
-        if self.is_whole:
-            self.words[rows] = view_words(pack(values), "int32")
-            return
+        """Set the bits of ``rows`` to ``values``, bool (rows, columns); of a row that is named twice, to the last."""
         covering, columns = self._covering()
         if not len(columns):
+            return
+        step = max(1, CHUNK_WEIGHTS // self.embedding_dim)
+        if isinstance(rows, torch.Tensor) and len(rows) > step:
+            for some, part in zip(rows.split(step), values.split(step), strict=True):
+                self.write(some, part)
+            return
+        if self.is_whole:
+            self.words[rows] = view_words(pack(values), "int32")
             return
         bits = unpack(covering[rows], covering.shape[1] * BITS_PER_WORD)
         bits[:, columns.start : columns.stop : columns.step] = values
@@ -132,6 +142,8 @@ def words_like(value: torch.Tensor | bool | float, shape: tuple[int, int], devic
     if columns != shape[1] or columns == 1:
         return -value.to(torch.int32)
     words = torch.empty((rows, words_per_row(columns)), dtype=torch.int32, device=device)
+    if not columns:
+        return words
     step = max(1, CHUNK_WEIGHTS // columns)
     for start in range(0, rows, step):
         words[start : start + step] = view_words(pack(value[start : start + step]), "int32")

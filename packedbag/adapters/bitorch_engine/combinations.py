@@ -21,7 +21,8 @@ def clone(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Ten
     if tensor.ndim < 2:
         return others(func, args, kwargs)
     words = tensor.bits.packed()
-    return type(tensor).of_words(empty_table(tuple(words.shape), words.device).copy_(words), tensor.shape[1])
+    copied = empty_table(tuple(words.shape), words.device).copy_(words)
+    return type(tensor).of_bits(whole_rows(copied, tensor.shape[1]))
 
 
 @handles(aten._to_copy)
@@ -33,7 +34,7 @@ def to_copy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.T
     device = kwargs.get("device") or tensor.device
     words = tensor.bits.packed()
     moved = empty_table(tuple(words.shape), device).copy_(words, non_blocking=kwargs.get("non_blocking", False))
-    return type(tensor).of_words(moved, tensor.shape[1])
+    return type(tensor).of_bits(whole_rows(moved, tensor.shape[1]))
 
 
 @handles(aten.empty_like, aten.zeros_like, aten.ones_like, aten.full_like)

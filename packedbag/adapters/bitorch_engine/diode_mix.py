@@ -95,7 +95,7 @@ class DiodeMix(TrainsFloatsToo, CounterSteps):
 
     def check_options(self, group: dict[str, Any]) -> None:
         """Raise `ArgumentError` for an option of a parameter group that is not allowed."""
-        if group["state_bits"] not in STATE_BITS:
+        if not isinstance(group["state_bits"], int) or group["state_bits"] not in STATE_BITS:
             raise ArgumentError("state_bits", repr(group["state_bits"]), "32, 8 or 4")
         super().check_options(group)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.utils._pytree import tree_map
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
 
 from packedbag.adapters.bitorch_engine.packed_bools import OTHERS, PackedBools, check_size
 from packedbag.core.errors import ArgumentError
@@ -21,7 +22,8 @@ def others(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return made
     written = [position for position, arg in enumerate(func._schema.arguments) if _writes(arg)]
     tensor = next((arg for arg in args if isinstance(arg, PackedBools)), None)
-    if any(result.alias_info and not result.alias_info.is_write for result in func._schema.returns):
+    is_view = any(result.alias_info and not result.alias_info.is_write for result in func._schema.returns)
+    if is_view or torch.Tag.inplace_view in func.tags:
         raise no_view(tensor if tensor is not None else args[0], func.overloadpacket.__name__)
     name = f"{func.overloadpacket.__name__}()"
 
@@ -34,9 +36,11 @@ def others(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     bools, named = tree_map(expand, args), tree_map(expand, kwargs)
     result = func(*bools, **named)
     for position in written:
-        if position < len(args) and isinstance(args[position], PackedBools):
-            args[position].copy_(bools[position])
-            return args[position]
+        if position < len(args):  # one tensor, or a list of them
+            for own, made in zip(tree_leaves(args[position]), tree_leaves(bools[position]), strict=True):
+                if isinstance(own, PackedBools):
+                    own.copy_(made)
+                    result = args[position] if func._schema.returns else None
     if any(isinstance(value, PackedBools) for value in kwargs.values()):
         raise ArgumentError("out", "a packed tensor", "an ordinary one", "Copy the result into it with copy_().")
     return result

@@ -17,7 +17,11 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def check_float_options(group: dict[str, Any]) -> None:
     """Raise `ArgumentError` for an option of float parameters that is not allowed."""
     betas = group["betas"]
-    if not isinstance(betas, (tuple, list)) or len(betas) != 2 or not all(0 <= float(beta) < 1 for beta in betas):
+    try:
+        is_pair = isinstance(betas, (tuple, list)) and len(betas) == 2 and all(0 <= float(beta) < 1 for beta in betas)
+    except (TypeError, ValueError):  # of what is no number
+        is_pair = False
+    if not is_pair:
         raise ArgumentError("betas", repr(betas), "two numbers, each >= 0 and below 1")
     check_rate("eps", group["eps"])
     check_rate("weight_decay", group["weight_decay"])
@@ -28,7 +32,8 @@ def check_float_options(group: dict[str, Any]) -> None:
 def check_float_parameter(parameter: torch.Tensor) -> None:
     """Raise `DtypeError` unless ``parameter`` can be trained by `step_float`."""
     if not parameter.is_floating_point():
-        raise DtypeError("params", parameter.dtype, "floats, and anchors of packed modules", "Leave the others out.")
+        hint = "Leave the others out. A layer's weight is trained through its anchor: pass model.parameters()."
+        raise DtypeError("params", parameter.dtype, "floats, and anchors of packed modules", hint)
 
 
 def check_float_gradient(parameter: torch.Tensor) -> None:
@@ -84,5 +89,7 @@ def copy_of_float_state(parameter: torch.Tensor, state: dict[str, Any], group: d
         if seen != expected:
             what = "the loaded state of a float parameter"
             raise StateMismatchError(what, f"{name}={seen}", f"{name}={expected} there")
+    if "step" not in state:
+        raise StateMismatchError("the loaded state of a float parameter", "no step", "one there")
     moments = {name: state[name].to(parameter.device, copy=True) for name in MOMENTS}
     return {"step": int(state["step"]), **moments}

@@ -66,7 +66,8 @@ class BinaryEmbeddingBag(BinaryModule):
         known = "num_embeddings, embedding_dim, padding_idx, output_dtype, padding_votes, bounds, device and generator"
         notice_ignored(type(self), args, kwargs, known)
         if output_dtype not in (*FLOATS, *INTEGERS):
-            raise ArgumentError("output_dtype", output_dtype, "float32, float16, bfloat16, int64, int32, int16 or int8")
+            seen = output_dtype if isinstance(output_dtype, torch.dtype) else repr(output_dtype)
+            raise ArgumentError("output_dtype", seen, "float32, float16, bfloat16, int64, int32, int16 or int8")
         super().__init__(
             num_embeddings,
             embedding_dim,

@@ -96,7 +96,7 @@ class BinaryEmbeddingCuda(BinaryModule):
                 magnitude of a row its scale.
 
         Raises:
-            ArgumentError: it holds a NaN; nothing was written.
+            ArgumentError: it holds a NaN or an infinity; nothing was written.
         """
         if weight is None:
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import Any
 
 import torch
@@ -21,10 +21,13 @@ from packedbag.optim.base import PackedOptimizer
 class TrainsFloatsToo(PackedOptimizer):
     """Stands before a packed optimizer in a class's bases, and trains the parameters that are no anchors.
 
-    A step moves floats after the tables: a gradient that is not finite stops it before anything has changed. On a
-    GPU the tables' refusal is known only later, and floats have moved, as under any optimizer of torch;
-    `torch.amp.GradScaler` skips such a step as a whole.
+    A step moves floats after the tables: a table's gradient that is not finite stops it before anything has changed;
+    those of floats are not looked at, as under any optimizer of torch. On a GPU the tables' refusal is known only
+    later, and floats have moved; `torch.amp.GradScaler` skips such a step as a whole.
     """
+
+    #: The ids of parameters of a copy that were anchors in its original.
+    _copied: Set[int] = frozenset()
 
     def check_options(self, group: dict[str, Any]) -> None:
         """Raise `ArgumentError` for an option of a parameter group that is not allowed."""
@@ -52,13 +55,29 @@ class TrainsFloatsToo(PackedOptimizer):
         for parameter, group in floats:
             step_float(parameter, self.state[parameter], self.float_rate(group), group)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy without the modules must not take their anchors for floats: it would train no bit, and not say so.
+        return {**super().__getstate__(), "_anchors": [self._is_anchor(parameter) for parameter in self._parameters()]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        anchors = state.pop("_anchors", None)  # torch loads a state_dict through this method, too
+        super().__setstate__(state)
+        if anchors is not None:
+            self._copied = {id(each) for each, is_anchor in zip(self._parameters(), anchors, strict=True) if is_anchor}
+
+    def _parameters(self) -> Iterator[torch.Tensor]:
+        return (parameter for group in self.param_groups for parameter in group["params"])
+
+    def _is_anchor(self, parameter: torch.Tensor) -> bool:
+        return sink_of(parameter) is not None or id(parameter) in self._copied
+
     def _tables(self, groups: list[dict[str, Any]] | None = None) -> Iterable[tuple[torch.Tensor, dict[str, Any]]]:
-        return ((anchor, group) for anchor, group in super()._tables(groups) if sink_of(anchor) is not None)
+        return ((anchor, group) for anchor, group in super()._tables(groups) if self._is_anchor(anchor))
 
     def _floats(self) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
         for group in self.param_groups:
             for parameter in group["params"]:
-                if sink_of(parameter) is None:
+                if not self._is_anchor(parameter):
                     yield parameter, group
 
     def _copies_of_loaded(self, saved: dict[torch.Tensor, dict[str, Any]]) -> dict[torch.Tensor, dict[str, Any]]:

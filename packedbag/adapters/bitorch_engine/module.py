@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 import torch
 
 from packedbag.adapters.bitorch_engine.parameter import BinaryEmbeddingParameter
-from packedbag.adapters.bitorch_engine.qweight import words_of_qweight
-from packedbag.core.errors import ArgumentError, PackedBagError
+from packedbag.adapters.bitorch_engine.qweight import binarize_, words_of_qweight
+from packedbag.core.errors import ArgumentError, DtypeError, PackedBagError, ShapeError
+from packedbag.core.layout import view_words
 from packedbag.nn.base import PackedModule
 
 Self = TypeVar("Self", bound="BinaryModule")
@@ -60,6 +61,10 @@ class BinaryModule(PackedModule):
         if name == "weight":  # torch would register a parameter of that name
             if not isinstance(value, torch.Tensor):
                 raise ArgumentError("weight", f"a {type(value).__name__}", "a bool tensor (V, D)")
+            if value.dtype != torch.bool:
+                raise DtypeError("weight", value.dtype, "bool", "Pass weight >= 0 for the signs of floats.")
+            if tuple(value.shape) != tuple(self.weight.shape):
+                raise ShapeError("weight", tuple(value.shape), f"{tuple(self.weight.shape)}")
             self.weight.copy_(value)
         else:
             super().__setattr__(name, value)
@@ -85,7 +90,12 @@ class BinaryModule(PackedModule):
             del own[prefix + "qweight"]
             own.pop(prefix + "scale_w", None)
             try:
-                own[prefix + "weight"] = words_of_qweight(qweight, self.num_embeddings, self.embedding_dim)
+                words = words_of_qweight(qweight, self.num_embeddings, self.embedding_dim)
+                floats = state_dict.get(prefix + "weight")
+                if _never_prepared(floats, qweight, self.embedding_dim):
+                    scale_w = torch.empty(self.num_embeddings, device=words.device)
+                    binarize_(view_words(words, "int32"), scale_w, floats)
+                own[prefix + "weight"] = words
             except PackedBagError as error:
                 error_msgs.append(f"{prefix}qweight: {error}")
                 return
@@ -94,6 +104,13 @@ class BinaryModule(PackedModule):
             state_dict = own
         arguments = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def _never_prepared(weight: Any, qweight: torch.Tensor, embedding_dim: int) -> bool:
+    """Say whether the bits of a lookup layer were never made of its floats: as `read_checkpoint` does."""
+    if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
+        return False
+    return tuple(weight.shape) == (len(qweight), embedding_dim) and not bool(qweight.any())
 
 
 def notice_ignored(layer: type, args: tuple[Any, ...], kwargs: dict[str, Any], known: str) -> None:

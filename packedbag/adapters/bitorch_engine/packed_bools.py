@@ -9,11 +9,14 @@ import torch
 
 from packedbag.adapters.bitorch_engine.bit_rows import BitRows
 from packedbag.adapters.safe_loading import rebuild
-from packedbag.core.errors import ArgumentError
+from packedbag.core.errors import ArgumentError, DtypeError
 from packedbag.core.layout import check_embedding_dim, check_words, view_words
 
 #: Bools that are made of a table without being asked for by name; more than these only `PackedBools.to_bool` makes.
 LIMIT = 64 << 20
+
+#: Makes C++ code that asks a tensor for its memory raise: there is none behind these, and a read of it would crash.
+_GUARD = getattr(torch._C, "_set_throw_on_mutable_data_ptr", None)
 
 Self = TypeVar("Self", bound="PackedBools")
 Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -58,6 +61,8 @@ class PackedBools(torch.Tensor):
             cls, shape, dtype=torch.bool, device=bits.words.device, requires_grad=False
         )
         made.bits, made.gone = bits, gone
+        if _GUARD is not None:
+            _GUARD(made)
         return made
 
     @classmethod
@@ -65,8 +70,9 @@ class PackedBools(torch.Tensor):
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Answer an operator of torch: on words where it has a handler, else on bools."""
-        handler = HANDLERS.get(func.overloadpacket, OTHERS[0])
-        return handler(func, args, kwargs or {})
+        kwargs = kwargs or {}
+        handler = OTHERS[0] if "out" in kwargs else HANDLERS.get(func.overloadpacket, OTHERS[0])
+        return handler(func, args, kwargs)
 
     @property
     def words(self) -> torch.Tensor:
@@ -87,6 +93,8 @@ class PackedBools(torch.Tensor):
 
     @data.setter
     def data(self, values: torch.Tensor) -> None:  # torch would make this tensor another one, beside its table
+        if values.dtype != torch.bool:
+            raise DtypeError("data", values.dtype, "bool", "Pass values >= 0 for the signs of floats.")
         self.copy_(values)
 
     def to_bool(self) -> torch.Tensor:
@@ -111,16 +119,34 @@ class PackedBools(torch.Tensor):
         array = self._asked_for("a NumPy array").numpy(force=True)
         return array if dtype is None else array.astype(dtype)
 
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        return self._asked_for("DLPack").__dlpack__(**kwargs)
+
+    def share_memory_(self: Self) -> Self:
+        """Move the words of the whole table to memory that other processes can share."""
+        self.bits.words.share_memory_()
+        return self
+
+    def is_shared(self) -> bool:
+        """Return whether other processes can share the words."""
+        shared: bool = self.bits.words.is_shared()
+        return shared
+
     def __reduce_ex__(self, protocol: Any) -> Any:
-        if any(self.gone):
+        if any(self.gone) or not self.bits.columns:  # no table to rebuild
             return self.to_bool().__reduce_ex__(protocol)
         words = self.bits.packed()
         if words.untyped_storage().nbytes() > words.nbytes:  # torch saves storages, not views
             words = words.clone()
         return rebuild, (words, len(self.bits.columns))
 
+    def __copy__(self: Self) -> Self:
+        return type(self).of_bits(self.bits, self.gone)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
-        copied: torch.Tensor = memo.setdefault(id(self), self.clone())
+        if id(self) not in memo:
+            memo[id(self)] = self.clone()
+        copied: torch.Tensor = memo[id(self)]
         return copied
 
     def _asked_for(self, what: str) -> torch.Tensor:

@@ -109,6 +109,8 @@ def sparse_update_embedding_qweight(
         active_indices: rows, any shape; default: ``weight.active_indices``.
     """
     rows = weight.active_indices if active_indices is None else active_indices
+    if bits.dtype != torch.bool:
+        raise DtypeError("bits", bits.dtype, "bool", "Pass bits > 0 for the signs of numbers.")
     if tuple(bits.shape) == tuple(weight.shape):
         bits = bits[rows]
     elif tuple(bits.shape) != (*rows.shape, weight.shape[1]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from packedbag.core.errors import ArgumentError, DtypeError, ShapeError
@@ -49,8 +51,9 @@ def binarize_(words: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor) ->
     rows = max(1, CHUNK_WEIGHTS // dim)
     parts = weight.split(rows)
     mean = sum(float(part.sum(dtype=torch.float64)) for part in parts) / max(1, weight.numel())
-    if mean != mean:
-        raise ArgumentError("weight", "NaN somewhere", "free of NaN", "A NaN has no sign to keep; nothing was written.")
+    if not math.isfinite(mean):
+        what = "A NaN has no sign to keep, and no mean lies beside infinity; nothing was written."
+        raise ArgumentError("weight", "NaN or infinite somewhere", "finite", what)
     start = 0
     for part in parts:
         centred = part.detach().to(torch.float32) - mean

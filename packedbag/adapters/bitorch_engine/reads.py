@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from packedbag.adapters.bitorch_engine import bit_rows
 from packedbag.adapters.bitorch_engine.fallback import others, plain
 from packedbag.adapters.bitorch_engine.packed_bools import PackedBools, handles
 from packedbag.adapters.bitorch_engine.views import dimension
@@ -17,8 +19,8 @@ aten = torch.ops.aten
 def index_select(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     """Return the rows that ``index`` names, bool."""
     tensor, dim, index = args
-    if tensor.ndim == 2 and dimension(tensor, dim) == 0:
-        return tensor.bits.read(index.reshape(-1))
+    if tensor.ndim == 2 and index.ndim < 2 and dimension(tensor, dim) == 0:
+        return tensor.bits.read(_from_zero(index.reshape(-1)))
     return others(func, args, kwargs)
 
 
@@ -26,7 +28,9 @@ def index_select(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> to
 def embedding(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     """Return the rows of ``torch.nn.functional.embedding``, (*indices.shape, D) bool."""
     tensor, indices = args[:2]
-    rows: torch.Tensor = tensor.bits.read(indices.reshape(-1))
+    if tensor.ndim < 2:
+        return others(func, args, kwargs)
+    rows: torch.Tensor = tensor.bits.read(_from_zero(indices.reshape(-1)))
     return rows.reshape(*indices.shape, rows.shape[1])
 
 
@@ -34,7 +38,9 @@ def embedding(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch
 def index(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     """Return ``tensor[indices]`` for tensors of indices or a mask, bool."""
     tensor, indices = args
-    indices = [plain(each) if each is not None and each.ndim < 2 else each for each in indices]
+    if not isinstance(tensor, PackedBools):
+        return func(tensor, [plain(each) for each in indices], **kwargs)  # type: ignore[no-any-return]
+    indices = [as_index(each) for each in indices]
     if tensor.ndim < 2:
         return others(func, (tensor, indices), kwargs)
     bits, first = tensor.bits, indices[0]
@@ -42,18 +48,49 @@ def index(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Ten
         return torch.cat([bits.read(rows)[:, indices[1]] for rows in bits.pieces()] or [bits.read()[:, indices[1]]])
     if first.ndim == 2 and first.dtype == torch.bool:
         check_mask(tensor, first)
-        return torch.cat([bits.read(rows)[plain(first[rows])] for rows in bits.pieces()] or [bits.read()[:0, 0]])
+        return torch.cat([bits.read(rows)[plain(first[rows])] for rows in bits.pieces()] or [first.new_empty(0)])
     if first.dtype == torch.bool:
         check_mask(tensor, first)
         first = first.nonzero().squeeze(1)
     if len(indices) == 1:
         rows = bits.read(first.reshape(-1))
         return rows.reshape(*first.shape, rows.shape[1])
-    # Pairs of a row and a column: of each row that occurs, whatever is asked of it.
     columns = indices[1].nonzero().squeeze(1) if indices[1].dtype == torch.bool else indices[1]
     first, columns = torch.broadcast_tensors(first, columns)
-    distinct, inverse = first.unique(return_inverse=True)
-    return bits.read(distinct)[inverse, columns]
+    found = torch.empty(first.numel(), dtype=torch.bool, device=tensor.device)
+    for part, distinct, row, column in pairs(tensor, first, columns):
+        found[part] = bits.read(distinct)[row, column]
+    return found.reshape(first.shape)
+
+
+def pairs(
+    tensor: PackedBools, rows: torch.Tensor, columns: torch.Tensor
+) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Yield pairs of a row and a column in pieces, so that their rows are few bools.
+
+    Each piece is which pairs it has; the rows that occur in them, distinct; which of these each pair has; its column.
+    """
+    rows, columns = rows.reshape(-1), columns.reshape(-1)
+    step = max(1, bit_rows.CHUNK_WEIGHTS // max(1, tensor.bits.embedding_dim))
+    for start in range(0, max(1, len(rows)), step):  # of no pair a piece, too, whose indices are checked
+        part = slice(start, start + step)
+        distinct, inverse = rows[part].unique(return_inverse=True)
+        yield part, distinct, inverse, columns[part]
+
+
+def as_index(index: Any) -> Any:
+    """Return an index of a dimension as torch takes it: an ordinary tensor, unless it is a mask of a whole table."""
+    if index is None:
+        return None
+    index = plain(index) if index.ndim < 2 else index
+    return index.to(torch.bool) if index.dtype == torch.uint8 else index
+
+
+def _from_zero(index: torch.Tensor) -> torch.Tensor:
+    """Return ``index``; raise where it counts from the end, which only ``tensor[index]`` allows."""
+    if not index.is_meta and index.numel() and int(index.min()) < 0:
+        raise IndexError(f"index {int(index.min())} is out of range: rows count from 0")
+    return index
 
 
 def check_mask(tensor: PackedBools, mask: torch.Tensor) -> None:
@@ -69,10 +106,13 @@ def count(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Ten
     """Count the bits that are set, of everything or along dimensions, piece by piece."""
     tensor, dims = args[0], (args[1] if len(args) > 1 else kwargs.get("dim"))
     keep = args[2] if len(args) > 2 else kwargs.get("keepdim", False)
-    if tensor.ndim < 2 or set(kwargs) - {"dim", "keepdim", "dtype"}:
+    as_bools = func.overloadpacket in (aten.any, aten.all) and isinstance(dims, (list, tuple)) and not dims
+    if tensor.ndim < 2 or as_bools or set(kwargs) - {"dim", "keepdim", "dtype"}:
         return others(func, args, kwargs)
     listed = [dims] if isinstance(dims, int) else list(dims or (0, 1))
     axes = tuple(sorted({dimension(tensor, dim) for dim in listed}))
+    if len(axes) < len(listed):
+        raise RuntimeError(f"dim={tuple(listed)} names a dimension twice")
     counts = tensor.bits.count(axes)
     if not keep:
         counts = counts.reshape([size for axis, size in enumerate(counts.shape) if axis not in axes])

@@ -27,6 +27,13 @@ def alias(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PackedBoo
     return type(tensor).of_bits(tensor.bits, tensor.gone)
 
 
+@handles(aten.detach_)
+def detach_(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PackedBools:
+    """Return the tensor itself: gradients never reach it."""
+    tensor: PackedBools = args[0]
+    return tensor
+
+
 @handles(aten.slice)
 def slice_(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PackedBools:
     """Return the view ``tensor[start:end:step]``."""
@@ -69,7 +76,10 @@ def split(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Pack
     """Return views of neighbouring rows, or columns."""
     tensor, sizes, dim = (*args, 0)[:3]
     length = tensor.bits.shape[dimension(tensor, dim)]
-    sizes = [min(sizes, length - start) for start in range(0, length, sizes)] if isinstance(sizes, int) else sizes
+    if isinstance(sizes, int):
+        sizes = [min(sizes, length - start) for start in range(0, length, sizes)] if length else [0]
+    if sum(sizes) != length:
+        raise RuntimeError(f"split sizes {list(sizes)} of a dimension of size {length}: they must sum to it")
     starts = [sum(sizes[:part]) for part in range(len(sizes))]
     return [slice_(func, (tensor, dim, a, a + size), {}) for a, size in zip(starts, sizes, strict=True)]
 
