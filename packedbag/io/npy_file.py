@@ -6,6 +6,7 @@ when it is opened. A scale of each row is a second array, ``.npy.scale.npy``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -49,26 +50,35 @@ def save(path: str | os.PathLike[str], tables: Mapping[str, PackedTable]) -> Non
 
     Raises:
         ArgumentError: there are several tables, or the metadata are no JSON.
-        OSError: a file cannot be written. Where that was not the first of them, the pair that stays is refused by
-            `read`, or is the whole old one.
+        OSError: a file cannot be written; the old ones are unchanged. All are on the disk before the first is renamed;
+            a process that is killed between two renames leaves files that `read` refuses.
     """
     target = Path(path)
     name, table = only(tables, ".npy")
     said = describe(table, name)
-    content = np.asarray(table.words, "<u4").reshape(-1).view(np.uint8)
-    said["fingerprint"] = _fingerprint(content.size, lambda start, end: content[start:end].data)
+    rows_scale = table.scale if said["scale"] == "row" else None
+    said["fingerprint"] = _fingerprint_of(np.asarray(table.words, "<u4"))
+    if rows_scale is not None:
+        said["scale_fingerprint"] = _fingerprint_of(np.asarray(rows_scale, "<f4"))
     if said["scale"] == "table":
         said["scale_value"] = float(table.scale)  # type: ignore[arg-type]
     text = as_json(said, "metadata").encode()
     if len(text) > LONGEST:
         raise ArgumentError("metadata", f"{len(text)} bytes of JSON", f"at most {LONGEST}", "Keep them elsewhere.")
-    with replacing(target) as file:
-        _write(file, table.words, "<u4")
-    if said["scale"] == "row":
-        with replacing(scales(target)) as file:
-            _write(file, table.scale, "<f4")
-    with replacing(sidecar(target)) as file:
-        file.write(text)
+    with contextlib.ExitStack() as files:  # the last one opened is the first one renamed
+        last = files.enter_context(replacing(sidecar(target)))
+        last.write(text)
+        written = [last]
+        if rows_scale is not None:
+            written.append(files.enter_context(replacing(scales(target))))
+            _write(written[-1], rows_scale, "<f4")
+        written.append(files.enter_context(replacing(target)))
+        _write(written[-1], table.words, "<u4")
+        for file in written:
+            file.flush()
+            os.fsync(file.fileno())
+    if rows_scale is None:
+        scales(target).unlink(missing_ok=True)  # of an older table
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, StoredTable]:
@@ -103,7 +113,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, StoredTable]:
     if stored.scale_kind == "table" and not (isinstance(value, (int, float)) and math.isfinite(value)):
         raise DataError(sidecar(target), None, f"has scale_value {value!r:.50}", "Export the table again.")
     if stored.scale_kind == "row":
-        _start(scales(target), "<f4", shape[:1])
+        first = _start(scales(target), "<f4", shape[:1])
+        if said.get("scale_fingerprint") != _fingerprint_of_file(scales(target), first, 4 * shape[0]):
+            raise _mismatch(scales(target), "their fingerprints differ", sidecar(target))
     if said.get("fingerprint") != _fingerprint_of_file(target, start, 4 * math.prod(shape)):
         raise _mismatch(target, "their fingerprints differ")
     return {stored.name: stored}
@@ -145,6 +157,11 @@ def _fingerprint(size: int, read: Callable[[int, int], bytes | memoryview]) -> s
     return digest.hexdigest()
 
 
+def _fingerprint_of(array: Any) -> str:
+    content = array.reshape(-1).view(np.uint8)
+    return _fingerprint(content.size, lambda start, end: content[start:end].data)
+
+
 def _fingerprint_of_file(path: Path, start: int, size: int) -> str:
     """Read pieces, not pages of a map: a map takes the pages around each piece as well."""
     with path.open("rb") as file:
@@ -156,10 +173,10 @@ def _fingerprint_of_file(path: Path, start: int, size: int) -> str:
         return _fingerprint(size, read)
 
 
-def _mismatch(path: Path, why: str) -> DataError:
+def _mismatch(path: Path, why: str, described_by: Path | None = None) -> DataError:
     return DataError(
         path,
         None,
-        f"does not belong to its sidecar {sidecar(path).name}: {why}",
+        f"does not belong to its sidecar {(described_by or sidecar(path)).name}: {why}",
         "One of them was copied or written without the other. `packedbag verify` compares all of their words.",
     )

@@ -12,7 +12,7 @@ import pytest
 
 import packedbag
 from packedbag import PackedTable
-from packedbag.io.formats import FORMATS, Format
+from packedbag.io.formats import Format
 from packedbag.io.tables import describe
 from tests.io.tables import READABLE, assert_equal, every_format, skip_unless_installed
 
@@ -56,6 +56,6 @@ if __name__ == "__main__":
         for kind in KINDS:
             if not path_of(each, kind).exists():
                 packedbag.save({"user.history": golden(kind)}, path_of(each, kind))
-    (several,) = [each for each in FORMATS if each.several]
+    (several,) = [each for each in READABLE if each.several]
     if not path_of(several, "several").exists():
         packedbag.save({kind: golden(kind) for kind in KINDS}, path_of(several, "several"))

@@ -221,6 +221,16 @@ def test_a_pair_that_does_not_belong_together_is_refused_with_what_to_do(tmp_pat
         packedbag.load(path)
 
 
+def test_scales_of_another_table_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.npy"
+    packedbag.save(table(1000, scale="row"), path)
+    np.save(npy_file.scales(path), np.ones(1000, np.float32))
+    with pytest.raises(DataError, match=r"t\.npy\.scale\.npy: does not belong to its sidecar t\.npy\.json"):
+        packedbag.load(path)
+    packedbag.save(table(1000), path)
+    assert not npy_file.scales(path).exists()
+
+
 def test_words_without_a_sidecar_are_refused_with_what_to_do(tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", table().words)
     with pytest.raises(DataError, match=r"t\.npy\.json: cannot be read .* PackedTable\(numpy\.load\(path\), D\) takes"):
