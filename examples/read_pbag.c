@@ -1,5 +1,5 @@
 /* Maps a .pbag file and prints one row as + and -:  cc -O2 -o read_pbag read_pbag.c && ./read_pbag items.pbag 7
- * The format is specified in docs/formats.md. This reader needs a little-endian machine with 64-bit addresses. */
+ * docs/formats.md specifies the format. This reader needs a little-endian machine with 64-bit addresses. */
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -8,15 +8,13 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#pragma pack(push, 1)
-struct header {
+struct header { /* every field lies at a multiple of its size: there is no padding */
     char magic[8];
     uint32_t version, crc32;
     uint64_t rows;
     uint32_t dim, words_per_row, bits_per_value, scale_kind; /* 0 none, 1 table, 2 row */
     uint64_t words_at, scale_at, file_bytes;
 };
-#pragma pack(pop)
 
 int main(int argc, char **argv) {
     int file = argc == 3 ? open(argv[1], O_RDONLY) : -1;
@@ -33,6 +31,5 @@ int main(int argc, char **argv) {
     for (uint32_t j = 0; j < head->dim; j++) putchar(words[j / 32] >> (j % 32) & 1 ? '+' : '-');
     const float *scale = (const float *)(map + head->scale_at);
     if (head->scale_kind) printf(" %g", head->scale_kind == 1 ? scale[0] : scale[row]);
-    putchar('\n');
-    return 0;
+    return putchar('\n') == EOF;
 }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from packedbag.backends.nearest_rows import nearest_rows
 from packedbag.backends.registry import select
 from packedbag.core.bags import bounded_offsets, check_indices, check_weights
 from packedbag.core.bounds import check_bounds, check_padding_idx
@@ -195,3 +196,34 @@ class PackedTable:
         column = given.reshape(-1, 1)
         out = self.bag(column, mode="sum", padding_idx=padding_idx, bounds=bounds, output_dtype=output_dtype)
         return out.reshape(*given.shape, out.shape[1])
+
+    def hamming_topk(
+        self, query_words: npt.NDArray[Any], k: int, *, backend: str = "auto"
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return the ``k`` rows that differ from each query in the fewest of the D columns.
+
+        The dot product of two rows of +-1 is D minus twice their distance: nearest rows are those of the largest
+        product. Every row is looked at, nothing is approximated, and all backends give the same answer. The scale
+        counts for nothing. A memory map is read from start to end.
+
+        Args:
+            query_words: (Q, W) or one query (W,), uint32, or int32 holding the same bytes: packed as the table is, as
+                by `packedbag.pack`; bits beyond D count for nothing.
+            k: 0 to V.
+            backend: "native", the compiled scan; "faiss", ``IndexBinaryFlat`` of FAISS (extra: search), which copies
+                the table first; "numpy"; or "auto", the first of these that is there.
+
+        Returns:
+            Distances (Q, k) int32, ascending, and rows (Q, k) int64; of equal distances the lower row comes first. For
+            one query (k,) each.
+
+        Raises:
+            ArgumentError, DtypeError, ShapeError: an argument is not as above.
+            MissingExtraError: "faiss" is not installed; BackendError: "native" cannot run here.
+
+        >>> table = PackedTable(np.array([[0b111], [0b000], [0b100]], np.uint32), 3)
+        >>> distances, rows = table.hamming_topk(np.array([0b110], np.uint32), 2)
+        >>> distances.tolist(), rows.tolist()
+        ([1, 1], [0, 2])
+        """
+        return nearest_rows(self.words, query_words, k, embedding_dim=self.embedding_dim, backend=backend)

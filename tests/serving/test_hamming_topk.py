@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from packedbag import PackedTable, pack
 from packedbag.backends import missing, native_cpu, native_hamming, reference
+from packedbag.backends.nearest_rows import BACKENDS
 from packedbag.core.errors import ArgumentError, DtypeError, MissingExtraError, ShapeError
 from packedbag.serving import hamming_topk
-from packedbag.serving.hamming import BACKENDS
 from tests.backends.placed_memory import GuardedPages, misalign
 
 ORACLE = reference.BACKEND

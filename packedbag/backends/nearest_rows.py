@@ -1,4 +1,4 @@
-"""`hamming_topk`: the rows of a table that differ least from each query, exactly."""
+"""`nearest_rows`: the rows of a table that differ least from each query, exactly, by whichever way is there."""
 
 from __future__ import annotations
 
@@ -10,55 +10,32 @@ import numpy.typing as npt
 from packedbag.backends import numpy_hamming, registry
 from packedbag.core.errors import ArgumentError, DtypeError, MissingExtraError, ShapeError
 from packedbag.core.layout import tail_mask
-from packedbag.table import PackedTable
 
 BACKENDS = ("auto", "native", "faiss", "numpy")
 
 Nearest = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
 
 
-def hamming_topk(table: PackedTable, query_words: npt.NDArray[Any], k: int, *, backend: str = "auto") -> Nearest:
-    """Return the ``k`` rows of ``table`` that differ from each query in the fewest of its D columns.
+def nearest_rows(
+    words: npt.NDArray[Any], query_words: npt.NDArray[Any], k: int, *, embedding_dim: int, backend: str = "auto"
+) -> Nearest:
+    """Return the ``k`` rows of ``words`` (V, W) that differ from each query in the fewest columns.
 
-    The dot product of two rows of +-1 is D minus twice their distance: nearest rows are those of the largest product.
-    Every row is looked at, nothing is approximated, and all backends give the same answer.
-
-    Args:
-        table: (V, D); its scale counts for nothing. A memory map is read from start to end.
-        query_words: (Q, W) or one query (W,), uint32, or int32 holding the same bytes: packed as the table is, as by
-            `packedbag.pack`; bits beyond D count for nothing.
-        k: 0 to V.
-        backend: "native", the compiled scan; "faiss", ``IndexBinaryFlat`` of FAISS (extra: search), which copies the
-            table first; "numpy"; or "auto", the first of these that is there.
-
-    Returns:
-        Distances (Q, k) int32, ascending, and rows (Q, k) int64; of equal distances the lower row comes first. For
-        one query (k,) each.
-
-    Raises:
-        ArgumentError, DtypeError, ShapeError: an argument is not as above.
-        MissingExtraError: "faiss" is not installed; BackendError: "native" cannot run here.
-
-    >>> words = np.array([[0b111], [0b000], [0b100]], np.uint32)
-    >>> distances, rows = hamming_topk(PackedTable(words, 3), np.array([0b110], np.uint32), 2)
-    >>> distances.tolist(), rows.tolist()
-    ([1, 1], [0, 2])
+    Arguments, results and errors are those of `packedbag.PackedTable.hamming_topk`.
     """
-    if not isinstance(table, PackedTable):
-        raise ArgumentError("table", f"a {type(table).__name__}", "a PackedTable", "Call to_table() on a module.")
-    queries = _check_queries(table, query_words)
-    if isinstance(k, bool) or not hasattr(k, "__index__") or not 0 <= k <= table.num_embeddings:
-        raise ArgumentError("k", repr(k), f"an integer in 0..{table.num_embeddings}, the rows of the table")
+    queries = _check_queries(words, query_words, embedding_dim)
+    if isinstance(k, bool) or not hasattr(k, "__index__") or not 0 <= k <= len(words):
+        raise ArgumentError("k", repr(k), f"an integer in 0..{len(words)}, the rows of the table")
     if backend not in BACKENDS:
         raise ArgumentError("backend", repr(backend), f"one of {', '.join(map(repr, BACKENDS))}")
     if backend == "auto":
         backend = _first()
     search = {"native": _native, "faiss": _faiss, "numpy": _numpy}[backend]
-    distances, rows = search(table, queries, int(k))
+    distances, rows = search(words, embedding_dim, queries, int(k))
     return (distances, rows) if np.ndim(query_words) == 2 else (distances[0], rows[0])
 
 
-def _check_queries(table: PackedTable, query_words: Any) -> npt.NDArray[np.uint32]:
+def _check_queries(words: npt.NDArray[Any], query_words: Any, embedding_dim: int) -> npt.NDArray[np.uint32]:
     """Return queries as (Q, W), contiguous, their tail bits 0."""
     if not isinstance(query_words, np.ndarray):
         raise ArgumentError(
@@ -67,12 +44,12 @@ def _check_queries(table: PackedTable, query_words: Any) -> npt.NDArray[np.uint3
     if query_words.dtype not in (np.uint32, np.int32):
         advice = "packedbag.pack makes words of signs."
         raise DtypeError("query_words", query_words.dtype, "uint32, or int32 holding the same bytes", advice)
-    width = table.words.shape[1]
+    width = words.shape[1]
     if query_words.ndim not in (1, 2) or query_words.shape[-1] != width:
-        allowed = f"(Q, {width}) or ({width},) for embedding_dim={table.embedding_dim}"
+        allowed = f"(Q, {width}) or ({width},) for embedding_dim={embedding_dim}"
         raise ShapeError("query_words", query_words.shape, allowed)
     queries = np.array(query_words.reshape(-1, width).view(np.uint32), order="C")
-    queries[:, -1] &= tail_mask(table.embedding_dim)
+    queries[:, -1] &= tail_mask(embedding_dim)
     return queries
 
 
@@ -86,29 +63,28 @@ def _first() -> str:
     return "faiss"
 
 
-def _native(table: PackedTable, queries: npt.NDArray[np.uint32], k: int) -> Nearest:
+def _native(words: npt.NDArray[Any], embedding_dim: int, queries: npt.NDArray[np.uint32], k: int) -> Nearest:
     found: Nearest = registry.get("native_cpu").nearest(  # type: ignore[attr-defined]
-        table.words, queries, k, embedding_dim=table.embedding_dim
+        words, queries, k, embedding_dim=embedding_dim
     )
     return found
 
 
-def _numpy(table: PackedTable, queries: npt.NDArray[np.uint32], k: int) -> Nearest:
+def _numpy(words: npt.NDArray[Any], embedding_dim: int, queries: npt.NDArray[np.uint32], k: int) -> Nearest:
     distances, rows = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.int64)
     scan = numpy_hamming.NumpyHamming()
     for number in range(len(queries)):
-        all_of_them = scan.hamming(table.words, queries[number : number + 1], embedding_dim=table.embedding_dim)[0]
+        all_of_them = scan.hamming(words, queries[number : number + 1], embedding_dim=embedding_dim)[0]
         distances[number], rows[number] = _nearest(all_of_them, k)
     return distances, rows
 
 
-def _faiss(table: PackedTable, queries: npt.NDArray[np.uint32], k: int) -> Nearest:
+def _faiss(words: npt.NDArray[Any], embedding_dim: int, queries: npt.NDArray[np.uint32], k: int) -> Nearest:
     try:
         import faiss
     except ImportError:
         raise MissingExtraError("Searching through FAISS", "faiss", "search") from None
-    words = table.words
-    mask = tail_mask(table.embedding_dim)
+    mask = tail_mask(embedding_dim)
     index = faiss.IndexBinaryFlat(32 * words.shape[1])
     for start in range(0, len(words), numpy_hamming.WORDS_AT_ONCE):
         part = np.array(words[start : start + numpy_hamming.WORDS_AT_ONCE])
