@@ -72,9 +72,8 @@ def _native(words: npt.NDArray[Any], embedding_dim: int, queries: npt.NDArray[np
 
 def _numpy(words: npt.NDArray[Any], embedding_dim: int, queries: npt.NDArray[np.uint32], k: int) -> Nearest:
     distances, rows = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.int64)
-    scan = numpy_hamming.NumpyHamming()
     for number in range(len(queries)):
-        all_of_them = scan.hamming(words, queries[number : number + 1], embedding_dim=embedding_dim)[0]
+        all_of_them = numpy_hamming.hamming(words, queries[number : number + 1], embedding_dim=embedding_dim)[0]
         distances[number], rows[number] = _nearest(all_of_them, k)
     return distances, rows
 

@@ -28,6 +28,11 @@ def fail(message: str) -> None:
     notes.print(Text("error: ", style="bold red") + Text(message), soft_wrap=True)
 
 
+def printable(name: str) -> str:
+    """Return a name of a file for a terminal, to which its author must not send codes."""
+    return name if name.isprintable() else repr(name)
+
+
 def guarded(work: Callable[[], R]) -> R:
     """Run ``work``; an error of packedbag, a full disk or Ctrl-C ends the process without a traceback.
 

@@ -11,9 +11,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from packedbag.cli.console import guarded, notes, output
+from packedbag.cli.console import guarded, notes, output, printable
 from packedbag.cli.converting_bar import ConvertingBar
-from packedbag.cli.outputs import STDOUT, check_file, write_text
+from packedbag.cli.outputs import STDOUT, Json, Quiet, check_file, write_text
 from packedbag.report.memory import human
 
 if TYPE_CHECKING:
@@ -53,10 +53,8 @@ def convert(
         int | None,
         typer.Option(help="D of qweight and words in SOURCE, which do not say it; by default all bits they have."),
     ] = None,
-    json_path: Annotated[
-        Path | None, typer.Option("--json", help="Write JSON to this file; alone: print it instead.")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and nothing else.")] = False,
+    json_path: Json = None,
+    quiet: Quiet = False,
 ) -> None:
     """Pack the binary tables of a checkpoint of bitorch-engine or packedbag, or unpack them again.
 
@@ -128,12 +126,7 @@ def remarks(done: Conversion) -> list[str]:
 
 def _shown(prefix: str) -> str:
     """Return the name of a table, whose tensors' names begin with ``prefix``."""
-    return _printable(prefix.removesuffix(".") or "weight")
-
-
-def _printable(name: str) -> str:
-    """Return a name of a file for a terminal, to which its author must not send codes."""
-    return name if name.isprintable() else repr(name)
+    return printable(prefix.removesuffix(".") or "weight")
 
 
 def _count(number: int, noun: str) -> str:

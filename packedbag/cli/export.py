@@ -10,7 +10,7 @@ import typer
 
 from packedbag.cli.console import guarded, notes, output
 from packedbag.cli.converting_bar import ConvertingBar
-from packedbag.cli.outputs import STDOUT, check_file, write_text
+from packedbag.cli.outputs import STDOUT, Json, Quiet, check_file, write_text
 from packedbag.cli.packed_file import open_packed, shown
 from packedbag.core.errors import ArgumentError
 from packedbag.io import formats
@@ -55,10 +55,8 @@ def export(
     embedding_dim: Annotated[
         int | None, typer.Option(help="D of the words in a checkpoint, which do not say it; by default all their bits.")
     ] = None,
-    json_path: Annotated[
-        Path | None, typer.Option("--json", help="Write JSON to this file; alone: print it instead.")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and nothing else.")] = False,
+    json_path: Json = None,
+    quiet: Quiet = False,
 ) -> None:
     """Write packed tables to a file of another format, for serving or for other programs.
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from packedbag.cli.console import FAILED, fail, guarded, notes, output
 from packedbag.cli.converting_bar import ConvertingBar
-from packedbag.cli.outputs import STDOUT, check_file, write_text
+from packedbag.cli.outputs import STDOUT, Json, Quiet, check_file, write_text
 from packedbag.cli.packed_file import shown
 from packedbag.core.errors import DataError
 from packedbag.core.layout import words_per_row
@@ -43,7 +43,6 @@ packedbag verify item.pbag && cp item.pbag /srv/
 File = Annotated[
     Path, typer.Argument(metavar="FILE", help="A file of packed tables, as `packedbag export` writes them.")
 ]
-Json = Annotated[Path | None, typer.Option("--json", help="Write JSON to this file; alone: print it instead.")]
 
 
 def inspect(
@@ -90,7 +89,7 @@ def inspect(
 def verify(
     file: File,
     json_path: Json = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and nothing else.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Read all words of a packed file, and compare them with its checksums.
 

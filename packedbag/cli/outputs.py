@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from typer.core import TyperCommand
 
 from packedbag.core.errors import ArgumentError
 from packedbag.io.atomic import replacing
 
+#: Options that several commands have.
+Json = Annotated[Path | None, typer.Option("--json", help="Write JSON to this file; alone: print it instead.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and nothing else.")]
 #: What an option is given for stdout.
 STDOUT = Path("-")
 #: Options that may stand alone.

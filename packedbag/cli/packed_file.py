@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from packedbag.cli.console import printable
 from packedbag.core.errors import DataError
 from packedbag.core.modes import get_mode
 from packedbag.io import formats, tables
@@ -83,6 +84,5 @@ def _of_checkpoint(path: Path, embedding_dim: int | None, progress: Callable[[in
 
 
 def shown(name: str) -> str:
-    """Return the name of a table for a terminal, to which the author of a file must not send codes."""
-    name = name.removesuffix(".") or "(no name)"
-    return name if name.isprintable() else repr(name)
+    """Return the name of a table for a terminal."""
+    return printable(name.removesuffix(".") or "(no name)")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from packedbag.cli.console import guarded, output
-from packedbag.cli.outputs import STDOUT, check_file, write_text
+from packedbag.cli.outputs import STDOUT, Json, check_file, write_text
 from packedbag.core.errors import ArgumentError
 from packedbag.core.layout import check_embedding_dim
 from packedbag.report.kinds.kind import Load
@@ -52,9 +51,7 @@ def plan(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 unless what was asked for fits as it is.")
     ] = False,
-    json_path: Annotated[
-        Path | None, typer.Option("--json", help="Write JSON to this file; alone: print it instead.")
-    ] = None,
+    json_path: Json = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the answer in one line.")] = False,
 ) -> None:
     """Say which packed tables fit a memory, and what would: fewer bits, columns or rows, or more GPUs.

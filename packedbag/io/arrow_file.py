@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from packedbag.core.errors import DataError
-from packedbag.io.arrow_rows import batch_of, bytes_of, library, schema_of, stored_of, table_scale, unreadable
+from packedbag.io.arrow_rows import batch_of, bytes_of, library, scale_in_schema, schema_of, stored_of, unreadable
 from packedbag.io.atomic import replacing
 from packedbag.io.description import only
 from packedbag.io.stored import Arrays, StoredTable
@@ -57,7 +57,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, StoredTable]:
         if stored.scale_kind is None:
             return words, None
         if stored.scale_kind == "table":
-            return words, table_scale(target, opened.schema)
+            return words, scale_in_schema(target, opened.schema)
         return words, np.array(bytes_of(opened.column("scale"), 4).view("<f4").reshape(-1))
 
     stored = stored_of(pa, target, batch.schema, batch.num_rows, arrays)

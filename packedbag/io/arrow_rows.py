@@ -6,7 +6,6 @@ metadata have one entry, ``packedbag``: the JSON of `packedbag.io.description`, 
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from packedbag.core.errors import DataError, MissingExtraError
 from packedbag.core.layout import words_per_row
-from packedbag.io.description import describe, described
+from packedbag.io.description import describe, described, table_scale
 from packedbag.io.stored import Opener, StoredTable, as_json, from_json
 from packedbag.table import PackedTable
 
@@ -36,9 +35,7 @@ def library(what: str) -> Any:
 
 def schema_of(pa: Any, table: PackedTable, name: str) -> Any:
     """Return the schema of a table's rows; its metadata describe the table."""
-    said = describe(table, name)
-    if said["scale"] == "table":
-        said["scale_value"] = float(table.scale)  # type: ignore[arg-type]
+    said = describe(table, name, with_scale=True)
     fields = [pa.field("id", pa.int64(), nullable=False)]
     fields.append(pa.field("words", pa.binary(4 * table.words.shape[1]), nullable=False))
     if said["scale"] == "row":
@@ -78,15 +75,14 @@ def stored_of(pa: Any, path: Path, schema: Any, rows: int, arrays: Opener) -> St
         raise DataError(path, None, f"has columns {_shown(seen)}, not {_shown(columns)}", "Export the table again.")
     if rows != stored.num_embeddings:
         raise DataError(path, None, f"has {rows} rows; its schema says {stored.num_embeddings}", "It was cut short.")
-    value = said.get("scale_value")
-    if stored.scale_kind == "table" and not (isinstance(value, (int, float)) and math.isfinite(value)):
-        raise DataError(path, None, f"has scale_value {value!r:.50}", "Export the table again.")
+    if stored.scale_kind == "table":
+        table_scale(path, said)
     return stored
 
 
-def table_scale(path: Path, schema: Any) -> Any:
+def scale_in_schema(path: Path, schema: Any) -> Any:
     """Return the one scale of a table, which `stored_of` has checked."""
-    return np.array(from_json(path, schema.metadata[KEY], "its schema")["scale_value"], np.float32)
+    return table_scale(path, from_json(path, schema.metadata[KEY], "its schema"))
 
 
 def bytes_of(column: Any, width: int) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from packedbag.core.errors import ArgumentError, DataError, PackedBagError
-from packedbag.core.layout import check_embedding_dim, words_per_row
+from packedbag.core.layout import check_embedding_dim
 from packedbag.core.thermometer import check_bits_per_value
 from packedbag.io.stored import Opener, StoredTable, checksum, scale_kind
 from packedbag.table import PackedTable
@@ -19,8 +21,16 @@ VERSION = 1
 SCALES = (None, "table", "row")
 
 
-def describe(table: PackedTable, name: str) -> dict[str, Any]:
-    """Return what is to be known of ``table`` besides its words and the scales of its rows."""
+def describe(table: PackedTable, name: str, *, with_scale: bool = False) -> dict[str, Any]:
+    """Return what is to be known of ``table`` besides its words and the scales of its rows.
+
+    Args:
+        table: to be written.
+        name: its name.
+        with_scale: whether the one scale of a table is kept here, as ``scale_value``: `table_scale` returns it.
+    """
+    kind = scale_kind(table)
+    value = {"scale_value": float(table.scale)} if with_scale and kind == "table" else {}  # type: ignore[arg-type]
     return {
         "version": VERSION,
         "name": name,
@@ -28,7 +38,8 @@ def describe(table: PackedTable, name: str) -> dict[str, Any]:
         "embedding_dim": table.embedding_dim,
         "bits_per_value": table.bits_per_value,
         "bit_order": BIT_ORDER,
-        "scale": scale_kind(table),
+        "scale": kind,
+        **value,
         "sha256": checksum(table.words, table.scale),
         "metadata": dict(table.metadata),
     }
@@ -61,9 +72,16 @@ def described(path: Path, value: dict[str, Any], arrays: Opener) -> StoredTable:
     return StoredTable(path, name, rows, dim, bits, kind, metadata, sha256, arrays)
 
 
-def words_bytes(stored: StoredTable) -> int:
-    """Return the bytes that the words of a table take."""
-    return 4 * stored.num_embeddings * words_per_row(stored.embedding_dim)
+def table_scale(path: Path, said: dict[str, Any]) -> npt.NDArray[np.float32]:
+    """Return the one scale of a table, () float32, that `describe` kept.
+
+    Raises:
+        DataError: it is no finite number.
+    """
+    value = said.get("scale_value")
+    if not (isinstance(value, (int, float)) and math.isfinite(value)):
+        raise DataError(path, None, f"has scale_value {value!r:.50}", "Export the table again.")
+    return np.array(value, np.float32)
 
 
 def only(tables: Any, format_name: str) -> tuple[str, PackedTable]:

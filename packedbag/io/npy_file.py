@@ -20,9 +20,10 @@ import numpy as np
 from packedbag.core.errors import ArgumentError, DataError
 from packedbag.core.layout import words_per_row
 from packedbag.io.atomic import replacing
-from packedbag.io.description import describe, described, mapped, only
+from packedbag.io.dense_tensor import DenseTensor
+from packedbag.io.description import describe, described, mapped, only, table_scale
 from packedbag.io.stored import Arrays, StoredTable, as_json, from_json
-from packedbag.io.watch import write_array
+from packedbag.io.watch import write_tensor
 from packedbag.table import PackedTable
 
 #: Bytes of a sidecar, at most.
@@ -55,13 +56,11 @@ def save(path: str | os.PathLike[str], tables: Mapping[str, PackedTable]) -> Non
     """
     target = Path(path)
     name, table = only(tables, ".npy")
-    said = describe(table, name)
+    said = describe(table, name, with_scale=True)
     rows_scale = table.scale if said["scale"] == "row" else None
     said["fingerprint"] = _fingerprint_of(np.asarray(table.words, "<u4"))
     if rows_scale is not None:
         said["scale_fingerprint"] = _fingerprint_of(np.asarray(rows_scale, "<f4"))
-    if said["scale"] == "table":
-        said["scale_value"] = float(table.scale)  # type: ignore[arg-type]
     text = as_json(said, "metadata").encode()
     if len(text) > LONGEST:
         raise ArgumentError("metadata", f"{len(text)} bytes of JSON", f"at most {LONGEST}", "Keep them elsewhere.")
@@ -103,15 +102,14 @@ def read(path: str | os.PathLike[str]) -> dict[str, StoredTable]:
         if stored.scale_kind is None:
             return words, None
         if stored.scale_kind == "table":
-            return words, np.array(said["scale_value"], np.float32)
+            return words, table_scale(sidecar(target), said)
         return words, mapped(scales(target), "<f4", _start(scales(target), "<f4", shape[:1]), shape[:1], mmap=False)
 
     stored = described(target, said, arrays)
     shape = stored.num_embeddings, words_per_row(stored.embedding_dim)
     start = _start(target, "<u4", shape)
-    value = said.get("scale_value")
-    if stored.scale_kind == "table" and not (isinstance(value, (int, float)) and math.isfinite(value)):
-        raise DataError(sidecar(target), None, f"has scale_value {value!r:.50}", "Export the table again.")
+    if stored.scale_kind == "table":
+        table_scale(sidecar(target), said)
     if stored.scale_kind == "row":
         first = _start(scales(target), "<f4", shape[:1])
         if said.get("scale_fingerprint") != _fingerprint_of_file(scales(target), first, 4 * shape[0]):
@@ -124,7 +122,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, StoredTable]:
 def _write(file: IO[bytes], array: Any, dtype: str) -> None:
     header = {"descr": dtype, "fortran_order": False, "shape": array.shape}
     np.lib.format.write_array_header_1_0(file, header)
-    write_array(file, array, dtype)
+    write_tensor(file, DenseTensor.of(array))
 
 
 def _start(path: Path, dtype: str, shape: tuple[int, ...]) -> int:

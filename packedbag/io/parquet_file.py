@@ -11,7 +11,7 @@ import numpy as np
 
 from packedbag.core.errors import DataError
 from packedbag.core.layout import words_per_row
-from packedbag.io.arrow_rows import batch_of, bytes_of, library, schema_of, stored_of, table_scale, unreadable
+from packedbag.io.arrow_rows import batch_of, bytes_of, library, scale_in_schema, schema_of, stored_of, unreadable
 from packedbag.io.atomic import replacing
 from packedbag.io.description import only
 from packedbag.io.stored import Arrays, StoredTable
@@ -73,7 +73,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, StoredTable]:
             filled += len(part)
         if filled != len(words):
             raise DataError(target, None, f"has {filled} rows; its footer says {len(words)}", "Export it again.")
-        return words, table_scale(target, schema) if stored.scale_kind == "table" else scale
+        return words, scale_in_schema(target, schema) if stored.scale_kind == "table" else scale
 
     stored = stored_of(pa, target, schema, rows, arrays)
     if 4 * rows * words_per_row(stored.embedding_dim) > target.stat().st_size:  # before memory is taken for them

@@ -14,9 +14,10 @@ from pathlib import Path
 from packedbag.core.errors import ArgumentError, DataError
 from packedbag.core.layout import words_per_row
 from packedbag.io.atomic import replacing
-from packedbag.io.description import SCALES, VERSION, describe, described, mapped, only
+from packedbag.io.dense_tensor import DenseTensor
+from packedbag.io.description import BIT_ORDER, SCALES, VERSION, describe, described, mapped, only
 from packedbag.io.stored import Arrays, StoredTable, as_json, from_json
-from packedbag.io.watch import write_array
+from packedbag.io.watch import write_tensor
 from packedbag.table import PackedTable
 
 #: Its bytes beyond text show a copy that changed line ends or dropped a high bit.
@@ -60,10 +61,10 @@ def save(path: str | os.PathLike[str], tables: Mapping[str, PackedTable]) -> Non
     struct.pack_into("<I", page, CRC_AT, zlib.crc32(page))
     with replacing(path) as file:
         file.write(page)
-        write_array(file, table.words, "<u4")
+        write_tensor(file, DenseTensor.of(table.words))
         if table.scale is not None:
             file.write(b"\0" * (scale_at - words_end))
-            write_array(file, table.scale, "<f4")
+            write_tensor(file, DenseTensor.of(table.scale))
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, StoredTable]:
@@ -99,7 +100,13 @@ def read(path: str | os.PathLike[str]) -> dict[str, StoredTable]:
         words = mapped(target, "<u4", words_at, shape, mmap)
         return words, mapped(target, "<f4", scale_at, scale_shape, mmap=False) if kind else None
 
-    said = {"version": version, "bit_order": "lsb", "num_embeddings": rows, "embedding_dim": dim, "scale": SCALES[kind]}
+    said = {
+        "version": version,
+        "bit_order": BIT_ORDER,
+        "num_embeddings": rows,
+        "embedding_dim": dim,
+        "scale": SCALES[kind],
+    }
     said |= {"bits_per_value": bits, "sha256": sha256.hex(), "name": text.get("name"), "metadata": text.get("metadata")}
     stored = described(target, said, arrays)
     words_end = words_at + 4 * rows * width

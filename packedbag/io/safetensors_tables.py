@@ -16,16 +16,15 @@ from packedbag.core.layout import check_embedding_dim, words_per_row
 from packedbag.core.thermometer import check_bits_per_value
 from packedbag.io.atomic import replacing
 from packedbag.io.dense_tensor import ITEM_BYTES, DenseTensor
+from packedbag.io.description import BIT_ORDER
 from packedbag.io.safetensors_header import METADATA, Entry, Header, header_bytes, read_header
 from packedbag.io.stored import Arrays, StoredTable, as_json, checksum, from_json, scale_kind
-from packedbag.io.watch import passed
+from packedbag.io.watch import write_tensor
 from packedbag.table import PackedTable
 
 #: The one key of the metadata. safetensors writes several in any order: with one, equal contents are equal files.
 KEY = "packedbag.tables"
 VERSION = 1
-#: Column j is bit j % 32 of word j // 32.
-BIT_ORDER = "lsb"
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,7 @@ def save(
     with replacing(path) as file:
         file.write(header)
         for tensor in ordered.values():
-            for piece in tensor.pieces():
-                file.write(piece)
-                passed(len(piece))
+            write_tensor(file, tensor)
 
 
 def read(path: str | os.PathLike[str]) -> StoredTables:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import IO, Any
+from typing import IO
 
-import numpy as np
-
-#: Bytes that are written at once.
-PIECE = 1 << 24
+from packedbag.io.dense_tensor import DenseTensor
 
 _watcher: ContextVar[Callable[[int], object] | None] = ContextVar("watcher", default=None)
 
@@ -37,11 +34,8 @@ def passed(nbytes: int) -> None:
         watcher(nbytes)
 
 
-def write_array(file: IO[bytes], array: Any, dtype: str) -> None:
-    """Write the elements of an array as ``dtype``, in pieces; it is not copied as a whole."""
-    flat = array.reshape(-1)
-    step = PIECE // np.dtype(dtype).itemsize
-    for start in range(0, flat.size, step):
-        part = np.ascontiguousarray(flat[start : start + step], dtype)
-        file.write(part.view(np.uint8).data)
-        passed(part.nbytes)
+def write_tensor(file: IO[bytes], tensor: DenseTensor) -> None:
+    """Write the bytes of a tensor, piece by piece."""
+    for piece in tensor.pieces():
+        file.write(piece)
+        passed(len(piece))
