@@ -16,7 +16,7 @@
 #endif
 
 // Raised with every change of a struct or of a function below; Python refuses another number.
-#define PB_ABI_VERSION 5
+#define PB_ABI_VERSION 6
 
 enum { PB_SUM = 0, PB_MEAN = 1, PB_MAJORITY = 2, PB_MAX = 3 };
 enum { PB_FLOAT32 = 0, PB_FLOAT16 = 1, PB_BFLOAT16 = 2, PB_INT32 = 3, PB_PACKED = 4 };
@@ -113,6 +113,8 @@ typedef struct {
     int64_t group;     // a power of two, at most 32
     uint64_t seed;
     int64_t step, table;
+    int64_t first_row, first_column;  // where a shard begins in its table; the column is a multiple of 32
+    const void* mean_squares;         // float32 (U): of whole rows, where grad has some columns of them; or null
 } pb_counter_update_args;
 
 // The distinct rows of both parts are the same; `sum.out` and `update.grad` are not used.

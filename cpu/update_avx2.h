@@ -35,9 +35,10 @@ inline __m256i four(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
 inline void random_halves(const UpdatePlan& plan, const Unit* units, __m256i* halves) {
     uint32_t low[UNITS], high[UNITS], block[UNITS];
     for (int u = 0; u < UNITS; ++u) {
-        low[u] = static_cast<uint32_t>(units[u].row);
-        high[u] = static_cast<uint32_t>(units[u].row >> 32);
-        block[u] = plan.table | static_cast<uint32_t>(units[u].word * 4);
+        const uint64_t row = plan.first_row + units[u].row;
+        low[u] = static_cast<uint32_t>(row);
+        high[u] = static_cast<uint32_t>(row >> 32);
+        block[u] = plan.block + static_cast<uint32_t>(units[u].word * 4);
     }
     for (int half = 0; half < 2; ++half) {
         const __m256i q = _mm256_set_epi32(1, 1, 1, 1, 0, 0, 0, 0);

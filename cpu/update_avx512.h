@@ -62,9 +62,10 @@ struct Streams {
 
     [[gnu::always_inline]] Streams(const UpdatePlan& plan, const Unit* units) {
         auto pair = [](uint64_t a, uint64_t b) { return _mm_set_epi64x(static_cast<int64_t>(b), static_cast<int64_t>(a)); };
-        auto block = [&](int u) { return plan.table | static_cast<uint32_t>(units[u].word * 4); };
-        even = philox(plan, pair(units[0].row, units[2].row), pair(block(0), block(2)));
-        odd = philox(plan, pair(units[1].row, units[3].row), pair(block(1), block(3)));
+        auto block = [&](int u) { return plan.block + static_cast<uint32_t>(units[u].word * 4); };
+        auto row = [&](int u) { return plan.first_row + units[u].row; };
+        even = philox(plan, pair(row(0), row(2)), pair(block(0), block(2)));
+        odd = philox(plan, pair(row(1), row(3)), pair(block(1), block(3)));
     }
     [[gnu::always_inline]] void round(uint32_t key0, uint32_t key1) {
         even.round(key0, key1);

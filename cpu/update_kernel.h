@@ -42,6 +42,7 @@ template <class Row, class Gradient>
     Word* planes = static_cast<Word*>(args.planes);
     const UpdatePlan plan(args);
     const RowRule rule(args);
+    const Float* squares = static_cast<const Float*>(args.mean_squares);
     Totals totals;
     const Float* grads[BLOCK_ROWS];
     float rates[BLOCK_ROWS], shrinks[BLOCK_ROWS];
@@ -59,13 +60,17 @@ template <class Row, class Gradient>
         for (int64_t i = 0; i < count; ++i) grads[i] = gradient(start + i, i);
         float q = 0;
         for (int64_t i = 0; i < count; ++i) {
-            if (i == 0 || grads[i] != grads[i - 1]) q = mean_square(grads[i], args.dim);  // else the same bag's
+            if (squares) {
+                q = squares[start + i];
+            } else if (i == 0 || grads[i] != grads[i - 1]) {  // else the same bag's
+                q = mean_square(grads[i], args.dim);
+            }
             rates[i] = rule.rate;
             shrinks[i] = rule.shrink;
             if (states) {
                 Word& kept = states[row(start + i)];
                 uint32_t state = kept;
-                rule.touch(state, static_cast<uint64_t>(row(start + i)), q, rates[i], shrinks[i]);
+                rule.touch(state, plan.first_row + static_cast<uint64_t>(row(start + i)), q, rates[i], shrinks[i]);
                 totals.count_state(state);
                 kept = state;
             }

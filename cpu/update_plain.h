@@ -14,10 +14,11 @@ inline void random_halves(const UpdatePlan& plan, const Unit* units, uint16_t (*
     uint32_t c0[STREAMS], c1[STREAMS], c2[STREAMS], c3[STREAMS];
     for (int i = 0; i < STREAMS; ++i) {
         const Unit& unit = units[i / 4];
-        c0[i] = static_cast<uint32_t>(unit.row);
-        c1[i] = static_cast<uint32_t>(unit.row >> 32);
+        const uint64_t row = plan.first_row + unit.row;
+        c0[i] = static_cast<uint32_t>(row);
+        c1[i] = static_cast<uint32_t>(row >> 32);
         c2[i] = plan.step;
-        c3[i] = plan.table | static_cast<uint32_t>(unit.word * 4 + i % 4);
+        c3[i] = plan.block + static_cast<uint32_t>(unit.word * 4 + i % 4);
     }
     for (int round = 0; round < PHILOX_ROUNDS; ++round) {
         for (int i = 0; i < STREAMS; ++i) {

@@ -32,7 +32,8 @@ struct UpdatePlan {
     bool votes, decays;
     float threshold, vote;  // a vote's weight
     float rest[32];  // what a column's v + 128 decays toward, without rounding: multiples of 1/64
-    uint32_t step, table;  // table << 16
+    uint64_t first_row;
+    uint32_t step, block;  // table << 16 | first_column / 8: of the number that serves the first 8 columns
     // Philox's key of each round, from Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3",
     // SC 2011.
     uint32_t key0[PHILOX_ROUNDS], key1[PHILOX_ROUNDS];
@@ -47,8 +48,9 @@ struct UpdatePlan {
           decays(args.decay > 0),
           threshold(static_cast<float>(args.threshold)),
           vote(static_cast<float>(args.rate)),
+          first_row(static_cast<uint64_t>(args.first_row)),
           step(static_cast<uint32_t>(args.step)),
-          table(static_cast<uint32_t>(args.table) << 16) {
+          block((static_cast<uint32_t>(args.table) << 16) + static_cast<uint32_t>(args.first_column / 8)) {
         const float spacing = static_cast<float>(args.spacing), middle = 0.5f * static_cast<float>(args.group - 1);
         for (int64_t j = 0; j < 32; ++j) rest[j] = 127.5f + spacing * (static_cast<float>(j % args.group) - middle);
         for (uint32_t round = 0; round < PHILOX_ROUNDS; ++round) {

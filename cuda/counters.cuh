@@ -4,10 +4,10 @@ enum { PLAIN = 0, EMA = 1, ADAGRAD = 2 };
 #define EPSILON 1e-8f
 #define MOST 0.125f  // of a confidence is lost at a touch at most
 
-// The row's statistic S after this touch, from the sum of squares of its gradient; `state` becomes its new state word.
-__device__ __forceinline__ float touch(u32 &state, float squares, u32 dim, int adaptivity, u32 random) {
+// The row's statistic S after this touch, from the mean of squares of its gradient; `state` becomes its new state word.
+__device__ __forceinline__ float touch(u32 &state, float mean, int adaptivity, u32 random) {
   const u32 code = touched(state & TOUCHES, random), averaged = code < 100u ? code : 100u;  // codes to 128 are exact
-  const float old = __uint_as_float(state & ~TOUCHES), mean = squares / (float)dim;
+  const float old = __uint_as_float(state & ~TOUCHES);
   const float q = mean < LARGEST ? mean : LARGEST;
   const float added = old + q;
   const float now = adaptivity == EMA ? old + (q - old) / (float)averaged : (added < LARGEST ? added : LARGEST);

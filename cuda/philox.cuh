@@ -15,15 +15,16 @@ __device__ __forceinline__ void philox(u32 *c, u32 key_low, u32 key_high) {
 }
 
 // The random numbers of eight words of one row, 16 bits a column. A number of 128 bits serves eight columns, so a warp
-// needs one of each lane: lane l draws that of columns 8 l to 8 l + 7 of the eight words.
+// needs one of each lane: lane l draws that of columns 8 l to 8 l + 7 of the eight words. `block`: table << 16 | the first
+// column / 8.
 struct RandomHalves {
   u32 drawn[4];
 
-  __device__ __forceinline__ void draw(u64 seed, u64 row, u32 step, u32 table, u32 first_word, u32 lane) {
+  __device__ __forceinline__ void draw(u64 seed, u64 row, u32 step, u32 block, u32 first_word, u32 lane) {
     drawn[0] = (u32)row;
     drawn[1] = (u32)(row >> 32);
     drawn[2] = step;
-    drawn[3] = (table << 16) | (first_word * 4u + lane);
+    drawn[3] = block + first_word * 4u + lane;
     philox(drawn, (u32)seed, (u32)(seed >> 32));
   }
 

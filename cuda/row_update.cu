@@ -29,7 +29,8 @@ __device__ __forceinline__ void row_gradient(float *g, const Occurrences<R> &all
 //   Row scales: scale (V,) or null; scale_squares (V,), their squared slopes so far; plain_sums: `sums` without scale.
 //   control: see control.cuh, or null: then the step's number is `first_step`. span: sorted places a warp looks at, at
 //   most 32. decay: 0 for none. threshold: negative, or gradients vote. spacing, group: packedbag/core/thermometer.py.
-//   table_number: its position in the optimizer.
+//   table_number: its position in the optimizer. first_row, first_column: where a shard begins in its table.
+//   mean_squares: of whole rows, by place, where `gradient` has some of their columns; or null.
 template <class R, int TILE>
 __global__ void __launch_bounds__(128, TILE < 8 ? 4 : 3)
     row_update(u32 *table, u32 *planes, u32 *row_state, u64 *totals, const R *__restrict__ rows,
@@ -38,12 +39,14 @@ __global__ void __launch_bounds__(128, TILE < 8 ? 4 : 3)
                const float *__restrict__ sums, const float *__restrict__ factor, float *scale, float *scale_squares,
                const float *__restrict__ plain_sums, const i64 *__restrict__ control, i64 total, i64 row_count, u32 span,
                u32 width, u32 dim, int bits, float rate, int adaptivity, float decay, float threshold, float spacing,
-               u32 group, float scale_rate, u64 seed, u32 first_step, u32 table_number) {
+               u32 group, float scale_rate, u64 seed, u32 first_step, u32 table_number,
+               u64 first_row, u32 first_column, const float *__restrict__ mean_squares) {
   const i64 first = (i64)(thread_number() / 32u) * span;
   if (first >= total || (control && control[REFUSED]) || (factor && factor[1] == 0.0f)) return;
   const u32 lane = threadIdx.x & 31u, step = control ? (u32)control[STEPS] : first_step;
   const Occurrences<R> all = {rows, order, bags, gradient, weights, counts, columns, total, width, dim};
   const float by = factor ? factor[0] : 1.0f;
+  const u32 block = (table_number << 16) + first_column / 8u;
   const bool votes = threshold >= 0.0f;
   const float rest = rest_of(lane, spacing, group);
   bool starts = lane < span && first + lane < total;
@@ -80,8 +83,9 @@ __global__ void __launch_bounds__(128, TILE < 8 ? 4 : 3)
     u32 flips = 0u, kept = 0u;
     if (adaptivity != PLAIN) {
       u32 state = row_state[row];
-      const u32 random = mixed((u64)row, seed, step, table_number);
-      const float statistic = touch(state, sum_of_lanes(squares), dim, adaptivity, random);
+      const u32 random = mixed(first_row + (u64)row, seed, step, table_number);
+      const float mean = mean_squares ? mean_squares[place] : sum_of_lanes(squares) / (float)dim;
+      const float statistic = touch(state, mean, adaptivity, random);
       __syncwarp();  // all lanes have read it
       if (lane == 0) row_state[row] = state;
       kept = state & ~TOUCHES;
@@ -92,7 +96,7 @@ __global__ void __launch_bounds__(128, TILE < 8 ? 4 : 3)
     RandomHalves random;
     for (u32 word = 0; word < width; word += TILE) {
       if (width > TILE) row_gradient<R, TILE>(g, all, row, place, word, scale != 0, old_scale, sums, by);
-      if (word % 8u == 0u) random.draw(seed, (u64)row, step, table_number, word, lane);
+      if (word % 8u == 0u) random.draw(seed, first_row + (u64)row, step, block, word, lane);
 #pragma unroll
       for (int k = 0; k < TILE; k++) {
         if (word + k < width) {

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from packedbag.backends.counter_rule import CounterRule
 from packedbag.core import totals
 from packedbag.core.layout import tail_mask, words_per_row
 from packedbag.core.modes import MODES
@@ -232,8 +233,20 @@ class Counters:
     threshold: float = -1.0
     spacing: float = 0.0
     group: int = 1
+    first_row: int = 0
+    first_column: int = 0
 
-    def call(self, backend: Any, words: Any, planes: Any, row_state: Any, totals: Any, rows: Any, grad: Any) -> None:
+    def call(
+        self,
+        backend: Any,
+        words: Any,
+        planes: Any,
+        row_state: Any,
+        totals: Any,
+        rows: Any,
+        grad: Any,
+        mean_squares: Any = None,
+    ) -> None:
         """Call ``backend.counter_update`` with these arrays, which stand for this case's, and its other arguments."""
         backend.counter_update(
             words,
@@ -242,17 +255,22 @@ class Counters:
             totals,
             rows,
             grad,
-            embedding_dim=int(self.grad.shape[1]),
-            bits=self.bits,
-            rate=self.rate,
-            adaptivity=self.adaptivity,
-            decay=self.decay,
-            threshold=self.threshold,
-            spacing=self.spacing,
-            group=self.group,
-            seed=self.seed,
-            step=self.step,
-            table=self.table,
+            rule=CounterRule(
+                embedding_dim=int(self.grad.shape[1]),
+                bits=self.bits,
+                rate=self.rate,
+                adaptivity=self.adaptivity,
+                decay=self.decay,
+                threshold=self.threshold,
+                spacing=self.spacing,
+                group=self.group,
+                seed=self.seed,
+                step=self.step,
+                table=self.table,
+                first_row=self.first_row,
+                first_column=self.first_column,
+            ),
+            mean_squares=mean_squares,
         )
 
 
@@ -303,4 +321,6 @@ def counters(draw: st.DrawFn, *, dims: st.SearchStrategy[int] = dims) -> Counter
         threshold=float(np.float32(draw(st.sampled_from((-1.0, -1.0, 0.0, 1.3, np.inf))))),
         spacing=draw(st.sampled_from((0.0, 0.0, 1 / 32, 2.21875, 17.5, 255.0))),
         group=draw(st.sampled_from(GROUPS)),
+        first_row=draw(st.sampled_from((0, 0, 7, 2**32 - 3, 2**40))),
+        first_column=draw(st.sampled_from((0, 0, 32, 416))),
     )

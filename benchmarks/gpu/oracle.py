@@ -11,6 +11,7 @@ import torch
 
 import packedbag
 from packedbag import backends
+from packedbag.backends.counter_rule import CounterRule
 from packedbag.core import totals
 from packedbag.optim import CounterSGD
 
@@ -117,17 +118,19 @@ def updated(
         after.totals,
         numbers,
         sums,
-        embedding_dim=dim,
-        bits=options["bits"],
-        rate=float(np.float32(float(options["lr"]) * 2 ** (options["bits"] - 1))),
-        adaptivity=options["adaptivity"],
-        decay=float(np.float32(float(options["lr"]) * float(options["decay"]))),
-        threshold=-1.0,
-        spacing=0.0,
-        group=1,
-        seed=options["seed"],
-        step=step,
-        table=0,
+        rule=CounterRule(
+            embedding_dim=dim,
+            bits=options["bits"],
+            rate=float(np.float32(float(options["lr"]) * 2 ** (options["bits"] - 1))),
+            adaptivity=options["adaptivity"],
+            decay=float(np.float32(float(options["lr"]) * float(options["decay"]))),
+            threshold=-1.0,
+            spacing=0.0,
+            group=1,
+            seed=options["seed"],
+            step=step,
+            table=0,
+        ),
     )
     return after
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from packedbag.backends.counter_rule import CounterRule
 from packedbag.backends.cuda_kernels import ADAPTIVITY, BOUNDS, INTEGERS, TILES
 from packedbag.backends.cupy_launch import WARP, Launcher, scalars
 from packedbag.backends.cupy_record import Record
 from packedbag.backends.eager import Eager
-from packedbag.backends.protocol import CounterRule, Factors, Marked
+from packedbag.backends.protocol import Factors, Marked
 from packedbag.backends.reference import RUN
 
 Tensor = torch.Tensor
@@ -206,35 +207,15 @@ class CupySteps(Eager):
         rows: Tensor,
         grad: Tensor,
         *,
-        embedding_dim: int,
-        bits: int,
-        rate: float,
-        adaptivity: str | None,
-        decay: float,
-        threshold: float,
-        spacing: float,
-        group: int,
-        seed: int,
-        step: int,
-        table: int,
+        rule: CounterRule,
+        mean_squares: Tensor | None = None,
     ) -> None:
         """See `packedbag.backends.protocol.Backend.counter_update`: a step in which every row occurs once."""
-        rule = CounterRule(
-            embedding_dim=embedding_dim,
-            bits=bits,
-            rate=rate,
-            adaptivity=adaptivity,
-            decay=decay,
-            threshold=threshold,
-            spacing=spacing,
-            group=group,
-            seed=seed,
-            step=step,
-            table=table,
-        )
         lines = torch.arange(len(rows), device=rows.device)
         occurrences = (rows, lines, lines, grad, None, None, None)
-        self._update((words, planes, row_state, totals), occurrences, None, None, UNSCALED, None, rule, 0.0)
+        self._update(
+            (words, planes, row_state, totals), occurrences, None, None, UNSCALED, None, rule, 0.0, mean_squares
+        )
 
     def counter_step(
         self,
@@ -254,7 +235,7 @@ class CupySteps(Eager):
         """See `packedbag.backends.protocol.FusesCounterSteps.counter_step`."""
         if factors["scale"] is not None:  # known by distinct row, where kernels look it up by row of the table
             total = self.sum_rows(grad, bags, order, starts, **factors)
-            self.counter_update(words, planes, row_state, totals, rows, total, **rule)
+            self.counter_update(words, planes, row_state, totals, rows, total, rule=rule)
             return
         ordered = torch.repeat_interleave(rows, starts.diff(), output_size=len(order))
         occurrences = (ordered, order, bags, grad, factors["weights"], factors["counts"], factors["columns"])
@@ -287,6 +268,7 @@ class CupySteps(Eager):
         control: Tensor | None,
         rule: CounterRule,
         scale_rate: float,
+        mean_squares: Tensor | None = None,
     ) -> None:
         ordered = occurrences[0]
         assert ordered is not None
@@ -297,11 +279,12 @@ class CupySteps(Eager):
         arguments = (
             *(*state, *occurrences, sums, factor, *scale, control),
             *scalars(np.int64, total, len(words)),
-            *scalars(np.uint32, span, width, rule["embedding_dim"]),
-            *(np.int32(rule["bits"]), np.float32(rule["rate"]), np.int32(ADAPTIVITY[rule["adaptivity"]])),
-            *scalars(np.float32, rule["decay"], rule["threshold"], rule["spacing"]),
-            *(np.uint32(rule["group"]), np.float32(scale_rate)),
-            *(np.uint64(rule["seed"]), *scalars(np.uint32, rule["step"] & 0xFFFFFFFF, rule["table"])),
+            *scalars(np.uint32, span, width, rule.embedding_dim),
+            *(np.int32(rule.bits), np.float32(rule.rate), np.int32(ADAPTIVITY[rule.adaptivity])),
+            *scalars(np.float32, rule.decay, rule.threshold, rule.spacing),
+            *(np.uint32(rule.group), np.float32(scale_rate)),
+            *(np.uint64(rule.seed), *scalars(np.uint32, rule.step & 0xFFFFFFFF, rule.table)),
+            *(np.uint64(rule.first_row), np.uint32(rule.first_column), mean_squares),
         )
         threads = -(-total // span) * WARP
         self.launcher.launch(words.device, "row_update", (integer(ordered), tile), threads, arguments)

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 
+from packedbag.backends.counter_rule import CounterRule
 from packedbag.backends.eager_bits import clear_tail, pack_bits, unpack_bits, unpack_signs
 from packedbag.backends.eager_counters import update_rows
 from packedbag.backends.eager_gradients import Occurrences, Runs, first_to_decide
@@ -244,20 +245,11 @@ class Eager:
         rows: Tensor,
         grad: Tensor,
         *,
-        embedding_dim: int,
-        bits: int,
-        rate: float,
-        adaptivity: str | None,
-        decay: float,
-        threshold: float,
-        spacing: float,
-        group: int,
-        seed: int,
-        step: int,
-        table: int,
+        rule: CounterRule,
+        mean_squares: Tensor | None = None,
     ) -> None:
         """See `packedbag.backends.protocol.Backend.counter_update`."""
-        most = rows_at_once(grad.device, embedding_dim)
+        most = rows_at_once(grad.device, rule.embedding_dim)
         for start in range(0, len(rows), most):
             update_rows(
                 words,
@@ -266,16 +258,8 @@ class Eager:
                 totals,
                 rows[start : start + most],
                 grad[start : start + most],
-                bits=bits,
-                rate=rate,
-                adaptivity=adaptivity,
-                decay=decay,
-                threshold=threshold,
-                spacing=spacing,
-                group=group,
-                seed=seed,
-                step=step,
-                table=table,
+                rule=rule,
+                mean_squares=None if mean_squares is None else mean_squares[start : start + most],
             )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from packedbag.backends.counter_rule import CounterRule
 from packedbag.backends.eager_bits import pack_bits, unpack
 from packedbag.backends.eager_sums import lane_sum, root
 from packedbag.backends.reference import MAX_TOUCHES
@@ -36,7 +37,7 @@ def _multiply(number: Tensor, constant: int) -> tuple[Tensor, Tensor]:
     return high, product.bitwise_and_(LOW32)
 
 
-def halfwords(rows: Tensor, embedding_dim: int, *, seed: int, step: int, table: int) -> Tensor:
+def halfwords(rows: Tensor, embedding_dim: int, *, seed: int, step: int, table: int, first_column: int = 0) -> Tensor:
     """Return 16 random bits for every (row, column), (R,) int64 -> (R, D) int64 in 0..65535.
 
     The same numbers as `packedbag.core.philox.halfwords`; see there for key and counter.
@@ -47,7 +48,7 @@ def halfwords(rows: Tensor, embedding_dim: int, *, seed: int, step: int, table: 
     c0 = (rows & LOW32).unsqueeze(1).expand(shape)
     c1 = (rows >> 32).unsqueeze(1).expand(shape)
     c2 = torch.full((1, 1), step & LOW32, dtype=torch.int64, device=rows.device).expand(shape)
-    c3 = (column | (table << 16)).unsqueeze(0).expand(shape)
+    c3 = (column + ((table << 16) + first_column // 8)).unsqueeze(0).expand(shape)
     key_low, key_high = seed & LOW32, (seed >> 32) & LOW32
     for _ in range(ROUNDS):
         a_high, a_low = _multiply(c0, MULTIPLIERS[0])
@@ -87,11 +88,13 @@ def _mixed(rows: Tensor, *, seed: int, step: int, table: int) -> Tensor:
     return h ^ (h >> 16)
 
 
-def row_statistic(state: Tensor, code: Tensor, grad: Tensor, adaptivity: str | None) -> Tensor:
+def row_statistic(
+    state: Tensor, code: Tensor, grad: Tensor, adaptivity: str | None, mean_squares: Tensor | None = None
+) -> Tensor:
     """Return the statistic S (R,) float32 to divide by, of rows whose state words were ``state``, with this touch."""
     old = (state & ~TOUCHES).view(torch.float32)
     columns = torch.full_like(old, grad.shape[1])
-    q = lane_sum(grad * grad) / columns
+    q = lane_sum(grad * grad) / columns if mean_squares is None else mean_squares
     q = torch.where(q < LARGEST, q, LARGEST)
     if adaptivity == "adagrad":
         return (old + q).clamp(max=LARGEST)
@@ -120,31 +123,25 @@ def update_rows(
     rows: Tensor,
     grad: Tensor,
     *,
-    bits: int,
-    rate: float,
-    adaptivity: str | None,
-    decay: float,
-    threshold: float,
-    spacing: float,
-    group: int,
-    seed: int,
-    step: int,
-    table: int,
+    rule: CounterRule,
+    mean_squares: Tensor | None,
 ) -> None:
     """Update the counters of ``rows`` in place; see `packedbag.backends.protocol.Backend.counter_update`."""
-    dim, device, key = grad.shape[1], grad.device, {"seed": seed, "step": step, "table": table}
+    dim, device, bits, decay, threshold = grad.shape[1], grad.device, rule.bits, rule.decay, rule.threshold
+    key = {"seed": rule.seed, "step": rule.step, "table": rule.table}
+    numbers = rows + rule.first_row
     votes = threshold >= 0
-    r = torch.full((len(rows),), 1.0 if votes else rate, dtype=torch.float32, device=device)
+    r = torch.full((len(rows),), 1.0 if votes else rule.rate, dtype=torch.float32, device=device)
     shrink = torch.full_like(r, min(decay, MOST))
     if row_state is not None:
         before = row_state.index_select(0, rows)
-        code = touched(before, rows, **key)
-        statistic = row_statistic(before, code, grad, adaptivity)
+        code = touched(before, numbers, **key)
+        statistic = row_statistic(before, code, grad, rule.adaptivity, mean_squares)
         divisor = root(statistic) + EPSILON
         r = r / divisor
         stored = state_words(statistic, code)
         row_state.index_copy_(0, rows, stored)
-        overdue = torch.full_like(r, (step & LOW32) + 1) / touches_of(code).to(torch.float32)
+        overdue = torch.full_like(r, (rule.step & LOW32) + 1) / touches_of(code).to(torch.float32)
         typical = root(totals[TYPICAL].to(torch.int32).view(torch.float32))
         due = (torch.full_like(r, decay) * typical * overdue / divisor).clamp_(max=MOST)
         shrink = torch.where(statistic > 0, due, 0.0)
@@ -160,11 +157,12 @@ def update_rows(
     value = value[:, :dim]
     x = r.unsqueeze(1) * grad
     if votes:
-        x = torch.where(x.abs() > threshold, torch.full_like(x, rate).copysign_(x), 0.0)
+        x = torch.where(x.abs() > threshold, torch.full_like(x, rule.rate).copysign_(x), 0.0)
     if decay > 0:
-        rest = 0.5 - torch.from_numpy(centers(dim, spacing, group)).to(device)
+        rest = 0.5 - torch.from_numpy(centers(dim, rule.spacing, rule.group)).to(device)
         x = x + shrink.unsqueeze(1) * (value.to(torch.float32) + rest)
-    value = (value - signed_steps(x, halfwords(rows, dim, **key), bits)).clamp_(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    random = halfwords(numbers, dim, first_column=rule.first_column, **key)
+    value = (value - signed_steps(x, random, bits)).clamp_(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     new_words = pack_bits(value >= 0)
     words.index_copy_(0, rows, new_words)
     totals[FLIPS] += unpack(old_words ^ new_words, torch.int32, 0, 1)[:, :dim].sum()

@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from packedbag.backends import native_library as lib
+from packedbag.backends.counter_rule import CounterRule
 from packedbag.backends.native_hamming import NativeHamming
 from packedbag.backends.native_library import address
-from packedbag.backends.protocol import CounterRule, Factors
+from packedbag.backends.protocol import Factors
 from packedbag.core.errors import BackendError
 from packedbag.core.layout import words_per_row
 
@@ -322,29 +323,20 @@ class NativeCpu(NativeHamming):
         rows: I64,
         grad: F32,
         *,
-        embedding_dim: int,
-        bits: int,
-        rate: float,
-        adaptivity: str | None,
-        decay: float,
-        threshold: float,
-        spacing: float,
-        group: int,
-        seed: int,
-        step: int,
-        table: int,
+        rule: CounterRule,
+        mean_squares: F32 | None = None,
     ) -> None:
         """See the protocol."""
         self._library.pb_counter_update(
             lib.COUNTER_UPDATE(
                 self._row,
                 *(address(x) for x in (words, planes, row_state, totals)),
-                embedding_dim,
+                rule.embedding_dim,
                 address(rows),
                 len(rows),
                 address(grad),
-                *(bits, rate, ADAPTIVITY[adaptivity], decay, threshold),
-                *(spacing, group, seed, step, table),
+                *_of_rule(rule),
+                address(mean_squares),
             )
         )
 
@@ -376,19 +368,22 @@ class NativeCpu(NativeHamming):
                 0,
                 self._row,
                 *(address(x) for x in (words, planes, row_state, totals)),
-                rule["embedding_dim"],
+                rule.embedding_dim,
                 address(rows),
                 len(rows),
                 0,
-                rule["bits"],
-                rule["rate"],
-                ADAPTIVITY[rule["adaptivity"]],
-                *(rule["decay"], rule["threshold"], rule["spacing"], rule["group"]),
-                *(rule["seed"], rule["step"], rule["table"]),
+                *_of_rule(rule),
+                0,
             )
         )
         if done == OUT_OF_MEMORY:
             raise MemoryError(f"no memory for a row of {grad.shape[1]} gradients")
+
+
+def _of_rule(rule: CounterRule) -> tuple[Any, ...]:
+    """Return the fields of ``pb_counter_update_args`` from ``bits`` to ``first_column``."""
+    moves = (rule.bits, rule.rate, ADAPTIVITY[rule.adaptivity], rule.decay, rule.threshold, rule.spacing, rule.group)
+    return (*moves, rule.seed, rule.step, rule.table, rule.first_row, rule.first_column)
 
 
 def __getattr__(name: str) -> Any:

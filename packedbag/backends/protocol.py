@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, NamedTuple, Protocol, TypedDict, runtime_checkable
 
+from packedbag.backends.counter_rule import CounterRule
+
 
 class Factors(TypedDict):
     """What the gradient of an occurrence is multiplied by: arguments of `Backend.sum_rows`."""
@@ -18,22 +20,6 @@ class Factors(TypedDict):
     counts: Any | None
     columns: Any | None
     factor: float
-
-
-class CounterRule(TypedDict):
-    """How counters change: arguments of `Backend.counter_update`."""
-
-    embedding_dim: int
-    bits: int
-    rate: float
-    adaptivity: str | None
-    decay: float
-    threshold: float
-    spacing: float
-    group: int
-    seed: int
-    step: int
-    table: int
 
 
 class Backend(Protocol):
@@ -189,17 +175,8 @@ class Backend(Protocol):
         rows: Any,
         grad: Any,
         *,
-        embedding_dim: int,
-        bits: int,
-        rate: float,
-        adaptivity: str | None,
-        decay: float,
-        threshold: float,
-        spacing: float,
-        group: int,
-        seed: int,
-        step: int,
-        table: int,
+        rule: CounterRule,
+        mean_squares: Any | None = None,
     ) -> None:
         """Update the k-bit counters of distinct rows in place: row statistic, step, decay and h.
 
@@ -209,13 +186,9 @@ class Backend(Protocol):
             words: (V, W); planes: (V, W, bits - 1) int32; row_state: (V,) int32, None when ``adaptivity`` is.
             totals: (FIELDS,) int64 of `packedbag.core.totals`, added to; its typical statistic is read.
             rows: (U,) int64, distinct; grad: (U, D) float32.
-            rate: ``float32(lr * 2 ** (bits - 1))``, exactly; with votes, the weight of a vote.
-            adaptivity: "ema", "adagrad" or None.
-            decay: a float32 >= 0, how fast confidences shrink; 0 for not at all.
-            threshold: a float32; >= 0: a gradient, divided by the root of its row's statistic, votes where its size is
-                above it. Negative: counters.
-            spacing, group: of the `packedbag.core.thermometer.centers` that counters decay toward.
-            seed: 0 <= seed < 2^64; step: updates done before this one; table: position in the optimizer.
+            rule: how counters change.
+            mean_squares: (U,) float32, the mean of the squares of each whole row's gradient, where ``grad`` has only
+                some of its columns; None: that of ``grad``.
         """
         ...
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from packedbag.backends.counter_rule import CounterRule
 from packedbag.core.layout import pack_array, unpack_array, view_words
 from packedbag.core.philox import LOW32, halfwords
 from packedbag.core.thermometer import centers
@@ -258,19 +259,13 @@ class Reference:
         rows: I64,
         grad: F32,
         *,
-        embedding_dim: int,
-        bits: int,
-        rate: float,
-        adaptivity: str | None,
-        decay: float,
-        threshold: float,
-        spacing: float,
-        group: int,
-        seed: int,
-        step: int,
-        table: int,
+        rule: CounterRule,
+        mean_squares: F32 | None = None,
     ) -> None:
         """See `packedbag.backends.protocol.Backend.counter_update`."""
+        bits, embedding_dim, threshold, decay = rule.bits, rule.embedding_dim, rule.threshold, rule.decay
+        key = {"seed": rule.seed, "step": rule.step, "table": rule.table}
+        numbers = rows + rule.first_row
         half = 2 ** (bits - 1)
         bit = unpack_array(words[rows], embedding_dim)
         m = sum(
@@ -280,16 +275,16 @@ class Reference:
         v = np.where(bit, m, -1 - m)
         votes = threshold >= 0
         with np.errstate(**SILENT):  # extreme gradients saturate
-            r = np.full(len(rows), 1 if votes else rate, np.float32)
+            r = np.full(len(rows), 1 if votes else rule.rate, np.float32)
             shrink = np.full(len(rows), min(decay, MOST), np.float32)
             if row_state is not None:
-                touches = touched(row_state[rows], mixed(rows, seed=seed, step=step, table=table))
-                statistic = self._row_statistic(row_state[rows], touches, grad, adaptivity)
+                touches = touched(row_state[rows], mixed(numbers, **key))
+                statistic = self._row_statistic(row_state[rows], touches, grad, rule.adaptivity, mean_squares)
                 root = np.sqrt(statistic) + EPSILON
                 r = r / root
                 row_state[rows] = (statistic.view(np.uint32) & ~TOUCHES | touches).view(np.int32)
                 # Decay falls due at each of `step + 1` steps, but is only done when the row is touched.
-                overdue = np.float32((step & LOW32) + 1) / touches_of(touches).astype(np.float32)
+                overdue = np.float32((rule.step & LOW32) + 1) / touches_of(touches).astype(np.float32)
                 due = np.float32(decay) * np.sqrt(typical(totals)) * overdue / root
                 shrink = np.where(statistic > 0, np.minimum(due, MOST), ZERO)
                 kept = (row_state[rows].view(np.uint32) & ~TOUCHES).astype(np.int64)
@@ -297,14 +292,14 @@ class Reference:
                 totals[STEP_BITS] += kept.sum()
             x = r[:, None] * grad
             if votes:
-                x = np.where(np.abs(x) > np.float32(threshold), np.copysign(np.float32(rate), x), ZERO)
+                x = np.where(np.abs(x) > np.float32(threshold), np.copysign(np.float32(rule.rate), x), ZERO)
             if decay > 0:  # exact but for the product and the sum
-                rest = np.float32(0.5) - centers(embedding_dim, spacing, group)
+                rest = np.float32(0.5) - centers(embedding_dim, rule.spacing, rule.group)
                 x = x + shrink[:, None] * (v.astype(np.float32) + rest)
             size = np.minimum(np.abs(x), np.float32(2**bits))
             size = np.where(np.isnan(x), ZERO, size)  # sums that overflowed both ways have no direction
         whole = np.trunc(size)
-        h = halfwords(rows, embedding_dim, seed=seed, step=step, table=table).astype(np.float32)
+        h = halfwords(numbers, embedding_dim, first_column=rule.first_column, **key).astype(np.float32)
         n = whole.astype(np.int64) + (h + np.float32(0.5) < np.float32(65536) * (size - whole))
         v = (v - np.where(x < 0, -n, n)).clip(-half, half - 1)
         m = np.where(v >= 0, v, -1 - v)
@@ -315,11 +310,16 @@ class Reference:
             planes[rows, :, p] = view_words(pack_array((m >> p & 1).astype(np.bool_)), "int32")
 
     def _row_statistic(
-        self, state: npt.NDArray[np.int32], touches: npt.NDArray[np.uint32], grad: F32, adaptivity: str | None
+        self,
+        state: npt.NDArray[np.int32],
+        touches: npt.NDArray[np.uint32],
+        grad: F32,
+        adaptivity: str | None,
+        mean_squares: F32 | None,
     ) -> F32:
         """Return the statistic S to divide by, of rows whose state word was ``state``, with this touch."""
         old = (state.view(np.uint32) & ~TOUCHES).view(np.float32)
-        q = lane_sum(grad * grad) / np.float32(grad.shape[1])
+        q = lane_sum(grad * grad) / np.float32(grad.shape[1]) if mean_squares is None else mean_squares
         q = np.where(q < LARGEST, q, LARGEST)  # S stays finite whatever the gradient
         averaged = np.minimum(touches_of(touches), MAX_TOUCHES).astype(np.float32)
         new: F32 = np.minimum(old + q, LARGEST) if adaptivity == "adagrad" else old + (q - old) / averaged

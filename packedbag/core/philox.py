@@ -33,11 +33,14 @@ def philox4x32(counter: U32, key: tuple[int, int]) -> U32:
     return np.stack(c, axis=-1).astype(np.uint32)
 
 
-def halfwords(rows: npt.NDArray[np.int64], embedding_dim: int, *, seed: int, step: int, table: int) -> U32:
+def halfwords(
+    rows: npt.NDArray[np.int64], embedding_dim: int, *, seed: int, step: int, table: int, first_column: int = 0
+) -> U32:
     """Return 16 random bits for every (row, column), (R,) -> (R, D) uint32 in 0..65535.
 
     Key: the 64-bit seed. Counter: (row low 32, row high 32, step, table << 16 | column // 8); column j takes
-    halfword j % 8 of the 128 output bits, low half first.
+    halfword j % 8 of the 128 output bits, low half first. ``first_column``, a multiple of 8, is the number of the first
+    of the D.
     """
     blocks = -(-embedding_dim // 8)
     counter = np.empty((len(rows), blocks, 4), np.uint32)
@@ -45,7 +48,7 @@ def halfwords(rows: npt.NDArray[np.int64], embedding_dim: int, *, seed: int, ste
     counter[..., 0] = (wide & np.uint64(LOW32)).astype(np.uint32)[:, None]
     counter[..., 1] = (wide >> np.uint64(32)).astype(np.uint32)[:, None]
     counter[..., 2] = step & LOW32
-    counter[..., 3] = (table << 16) | np.arange(blocks, dtype=np.uint32)
+    counter[..., 3] = (table << 16) + first_column // 8 + np.arange(blocks, dtype=np.uint32)
     out = philox4x32(counter, (seed & LOW32, (seed >> 32) & LOW32))
     halves = np.stack([out & 0xFFFF, out >> 16], axis=-1).reshape(len(rows), blocks * 8)
     return halves[:, :embedding_dim]

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from packedbag.backends.protocol import CounterRule
+from packedbag.backends.counter_rule import CounterRule
 from packedbag.core.errors import ArgumentError
 from packedbag.core.thermometer import whole_grains
 from packedbag.optim.base import check_rate, singles

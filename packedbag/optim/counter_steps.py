@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from packedbag.backends.protocol import CounterRule, FusesCounterSteps
+from packedbag.backends.counter_rule import CounterRule
+from packedbag.backends.protocol import FusesCounterSteps
 from packedbag.core import totals
 from packedbag.ops.bridge import to_torch
 from packedbag.ops.memory import empty_table
@@ -59,7 +60,7 @@ class CounterSteps(PackedOptimizer):
 
     def update_rows(self, table: TableStep, rows: Any, grad: Any) -> None:
         """Update the counters of ``rows``: `packedbag.backends.protocol.Backend.counter_update`."""
-        table.backend.counter_update(*self._arrays(table), rows, grad, **self.rule(table))
+        table.backend.counter_update(*self._arrays(table), rows, grad, rule=self.rule(table))
 
     def _arrays(self, table: TableStep) -> tuple[Any, Any, Any, Any]:
         """Return what an update changes: words, planes, row words or None, and totals."""

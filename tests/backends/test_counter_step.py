@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packedbag.backends import get, missing, native_cpu
-from packedbag.backends.protocol import CounterRule, Factors, FusesCounterSteps
+from packedbag.backends.counter_rule import CounterRule
+from packedbag.backends.protocol import Factors, FusesCounterSteps
 from packedbag.backends.reference import BACKEND as ORACLE
 from tests.backends.arrays import assert_same
 from tests.backends.contenders import cuda, native
@@ -66,14 +67,14 @@ def assert_steps_agree(
 ) -> None:
     rng = np.random.default_rng(0)
     distinct, starts, order = ORACLE.merge(rows)
-    planes = np.stack([make_words(rng, len(words), grad.shape[1]) for _ in range(rule["bits"] - 1)], axis=-1).view(
+    planes = np.stack([make_words(rng, len(words), grad.shape[1]) for _ in range(rule.bits - 1)], axis=-1).view(
         np.int32
-    ) if rule["bits"] > 1 else np.zeros((*words.shape, 0), np.int32)  # fmt: skip
-    row_state = make_row_state(rng, len(words)) if rule["adaptivity"] else None
+    ) if rule.bits > 1 else np.zeros((*words.shape, 0), np.int32)  # fmt: skip
+    row_state = make_row_state(rng, len(words)) if rule.adaptivity else None
     state = (words, planes, row_state, make_totals(rng))
     mine, theirs = ([x if x is None else x.copy() for x in state] for _ in range(2))
     backend.counter_step(*mine, distinct, grad, bags, order, starts, factors=factors, rule=rule)
-    ORACLE.counter_update(*theirs, distinct, ORACLE.sum_rows(grad, bags, order, starts, **factors), **rule)
+    ORACLE.counter_update(*theirs, distinct, ORACLE.sum_rows(grad, bags, order, starts, **factors), rule=rule)
     assert_same(tuple(mine), tuple(theirs))
 
 

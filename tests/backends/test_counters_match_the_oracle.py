@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 
 from packedbag.backends.reference import BACKEND as ORACLE
+from packedbag.backends.reference import lane_sum
 from packedbag.core import totals
 from packedbag.core.layout import words_per_row
 from tests.backends.arrays import assert_same
@@ -97,3 +99,47 @@ def test_the_first_touch_of_a_row_equals_the_oracle_for_gradients_of_every_kind(
         table=1,
     )
     assert_same(updated(backend, case), updated(ORACLE, case))
+
+
+@pytest.mark.parametrize("votes", [False, True], ids=["counters", "votes"])
+@pytest.mark.parametrize("adaptivity", [None, "ema", "adagrad"])
+def test_parts_of_a_table_change_as_the_whole_does(backend: Any, adaptivity: str | None, votes: bool) -> None:
+    # Shards of 13 and 7 rows by 64 and 45 columns. Their totals but the flips are counted by the parts of a row alike.
+    rng = np.random.default_rng(8)
+    rows, dim, first_row = 20, 109, 2**33
+    case = Counters(
+        words=make_words(rng, rows, dim),
+        planes=make_words(rng, rows, dim)[:, :, None].view(np.int32).repeat(4, axis=2),
+        row_state=make_row_state(rng, rows) if adaptivity else None,
+        totals=totals.new(),
+        rows=rng.permutation(rows)[:15].astype(np.int64),
+        grad=make_gradient(rng, (15, dim), "normal"),
+        bits=5,
+        rate=3.0,
+        adaptivity=adaptivity,
+        decay=0.05,
+        threshold=1.1 if votes else -1.0,
+        seed=77,
+        step=12,
+        table=2,
+        first_row=first_row,
+    )
+    words, planes, state, _ = updated(ORACLE, case)
+    squares = lane_sum(case.grad * case.grad) / np.float32(dim)
+    for row_part, column_part in itertools.product((slice(0, 13), slice(13, 20)), (slice(0, 2), slice(2, 4))):
+        mine = (case.rows >= row_part.start) & (case.rows < row_part.stop)
+        columns = slice(column_part.start * 32, min(column_part.stop * 32, dim))
+        part = replace(
+            case,
+            words=case.words[row_part, column_part].copy(),
+            planes=case.planes[row_part, column_part].copy(),
+            row_state=case.row_state[row_part].copy() if adaptivity else None,
+            rows=case.rows[mine] - row_part.start,
+            grad=case.grad[mine, columns].copy(),
+            first_row=first_row + row_part.start,
+            first_column=columns.start,
+        )
+        arrays = tuple(None if x is None else x.copy() for x in (part.words, part.planes, part.row_state, part.totals))
+        part.call(backend, *arrays, part.rows, part.grad, squares[mine])
+        expected = words[row_part, column_part], planes[row_part, column_part], state[row_part] if adaptivity else None
+        assert_same(arrays[:3], tuple(None if x is None else np.ascontiguousarray(x) for x in expected))

@@ -150,6 +150,8 @@ def prepare(size):
     out, grad = torch.empty(bags, dim), torch.randn(bags, dim)
     return words, indices, out, grad, torch.arange(bags).repeat_interleave(length)
 
+from packedbag.backends.counter_rule import CounterRule
+
 def work(words, indices, out, grad, which):
     named = dict(embedding_dim=128, mode="sum", output="float32", padding_idx=-1, bounds="raise")
     BACKEND.bag(words, indices, None, None, None, out, **named)
@@ -162,7 +164,7 @@ def work(words, indices, out, grad, which):
     rule = dict(bits=8, rate=1.0, adaptivity=None, decay=0.1, threshold=-1.0, spacing=0.0, group=1)
     rule |= dict(seed=0, step=0, table=0)
     totals = torch.zeros(8, dtype=torch.int64)
-    BACKEND.counter_update(words, planes, None, totals, rows, summed, embedding_dim=128, **rule)
+    BACKEND.counter_update(words, planes, None, totals, rows, summed, rule=CounterRule(embedding_dim=128, **rule))
 
 torch.set_num_threads(1)
 work(*prepare(100))

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from packedbag.backends import missing, native_cpu
+from packedbag.backends.counter_rule import CounterRule
 from packedbag.backends.reference import BACKEND as ORACLE
 from packedbag.backends.reference import bfloat16_bits
 from packedbag.core import totals
@@ -120,7 +121,7 @@ def test_the_backward_pass_does_not_depend_on_the_number_of_threads(
         after = words.copy(), planes.copy(), state.copy(), totals.new()
         options = {"bits": 6, "rate": 0.5, "adaptivity": "adagrad", "seed": 9, "step": 1, "table": 0}
         options |= {"decay": 0.1, "threshold": -1.0, "spacing": 0.0, "group": 1}
-        backend.counter_update(*after, distinct, sums, embedding_dim=dim, **options)
+        backend.counter_update(*after, distinct, sums, rule=CounterRule(embedding_dim=dim, **options))
         offsets = np.searchsorted(bag_of, np.arange(bags + 1)).astype(np.int64)
         return sums, dots, backend.max_columns(words, rows, offsets, embedding_dim=dim), after
 
@@ -350,8 +351,8 @@ def test_counters_move_as_the_oracle_says_for_every_kind_of_gradient(backend: An
                 options = {"embedding_dim": dim, "bits": bits, "rate": float(np.float32(0.3) * 2 ** (bits - 1))}
                 options |= {"adaptivity": "ema", "seed": 5 << 32, "step": step, "table": 7}
                 options |= {"decay": decay, "threshold": threshold, "spacing": 3.125, "group": 4}
-                backend.counter_update(*ours, rows, grad, **options)
-                ORACLE.counter_update(*theirs, rows, grad, **options)
+                backend.counter_update(*ours, rows, grad, rule=CounterRule(**options))
+                ORACLE.counter_update(*theirs, rows, grad, rule=CounterRule(**options))
                 assert_same(ours, theirs)
                 for found in (ours[3], theirs[3]):
                     totals.fold(found)

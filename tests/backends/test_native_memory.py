@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from packedbag.backends import missing, native_cpu, native_library
+from packedbag.backends.counter_rule import CounterRule
 from packedbag.backends.native_library import address
 from packedbag.backends.reference import BACKEND as ORACLE
 from packedbag.core import totals
@@ -198,7 +199,7 @@ def test_an_update_stays_inside_its_buffers(backend: Any, dim: int, place: str, 
         arrays = put(words), put(planes), put(state), totals.new()
         options = {"bits": bits, "rate": 0.75, "adaptivity": "ema", "seed": 2**64 - 1, "step": 3, "table": 65535}
         options.update(decay=decay, threshold=-1.0, spacing=0.5, group=4)
-        backend.counter_update(*arrays, put(rows), put(grad), embedding_dim=dim, **options)
+        backend.counter_update(*arrays, put(rows), put(grad), rule=CounterRule(embedding_dim=dim, **options))
         return arrays
 
     assert_same(update(backend, put), update(ORACLE, anywhere))

@@ -31,6 +31,7 @@ def philox_by_hand(counter: list[int], key: list[int]) -> list[int]:
 
 
 def random_16_bits(case: Counters, row: int, column: int) -> int:
+    row, column = case.first_row + row, case.first_column + column
     counter = [row % 2**32, row >> 32, case.step, case.table << 16 | column // 8]
     words = philox_by_hand(counter, [case.seed % 2**32, case.seed >> 32])
     return words[column % 8 // 2] >> (16 if column % 2 else 0) & 0xFFFF
@@ -39,7 +40,7 @@ def random_16_bits(case: Counters, row: int, column: int) -> int:
 def scalar_touches(code: int, case: Counters, row: int) -> tuple[int, int]:
     """Return the code after one more touch, and the number it stands for."""
     octave, part = divmod(max(code - 128, 0), 8)
-    random = int(mixed(np.array([row]), seed=case.seed, step=case.step, table=case.table)[0])
+    random = int(mixed(np.array([case.first_row + row]), seed=case.seed, step=case.step, table=case.table)[0])
     if code < 128 or (random % 2 ** (octave + 4) == 0 and code < 255):
         code += 1
     octave, part = divmod(max(code - 128, 0), 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 
 from packedbag import pack
 from packedbag.backends import cuda_kernels, cupy_steps
+from packedbag.backends.counter_rule import CounterRule
 from packedbag.backends.cupy_cuda import CupyCuda
-from packedbag.backends.protocol import CounterRule
 from packedbag.backends.reference import BACKEND as ORACLE
 from packedbag.core import totals, touches
 from packedbag.core.errors import IndexRangeError, OffsetsError
@@ -239,7 +240,7 @@ def test_a_small_step_equals_the_oracle_in_any_order_of_threads(backend: CupyCud
     shared = {"weights": None, "counts": None, "columns": None, "factor": 0.5}
     sums = ORACLE.sum_rows(grad, bags[kept], order, starts, scale=scale[distinct] if scaled else None, **shared)
     totals.fold(added)
-    ORACLE.counter_update(words, planes, state, added, distinct, sums, **{**rule, "step": 4})
+    ORACLE.counter_update(words, planes, state, added, distinct, sums, rule=replace(rule, step=4))
     assert_same(mine[0].numpy().view(np.uint32), words)
     assert_same(mine[1].numpy(), planes)
     assert_same(mine[2].numpy(), state)
@@ -280,7 +281,7 @@ def test_warps_that_take_several_rows_update_as_those_of_one(
         step = [torch.from_numpy(x) for x in (*mine, distinct, grad, bags, order, starts)]
         backend.counter_step(*step, factors=factors, rule=rule)
     theirs[0] = theirs[0].view(np.uint32)
-    ORACLE.counter_update(*theirs, distinct, ORACLE.sum_rows(grad, bags, order, starts, **factors), **rule)
+    ORACLE.counter_update(*theirs, distinct, ORACLE.sum_rows(grad, bags, order, starts, **factors), rule=rule)
     assert_same(tuple(mine), (theirs[0].view(np.int32), *theirs[1:]))
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from packedbag.adapters.bitorch_engine.mixed import TrainsFloatsToo, relative_rate
+from packedbag.backends.counter_rule import CounterRule
 from packedbag.backends.eager_bits import pack_bits, unpack_signs
-from packedbag.backends.protocol import Backend, CounterRule
+from packedbag.backends.protocol import Backend
 from packedbag.core.errors import ArgumentError
 from packedbag.core.totals import FIELDS, FLIPS, ROWS
 from packedbag.ops.bridge import to_torch
