@@ -16,6 +16,7 @@ from packedbag.nn.convert import clear_tail, mean_magnitude, write_words
 from packedbag.ops.functional import reduce_bags
 from packedbag.ops.memory import empty_table
 from packedbag.ops.packing import unpack
+from packedbag.ops.shard import Shard
 from packedbag.ops.sink import GradientSink, sink_of
 from packedbag.table import PackedTable
 
@@ -41,6 +42,8 @@ class PackedModule(torch.nn.Module):
     include_last_offset = False
     #: Whether entries of the padding row take part in bags, as some interfaces want it. It is trained in no case.
     padding_votes = False
+    #: Which part of a table this is, where processes share it.
+    shard: Shard | None = None
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from packedbag.backends.protocol import DeferredBackend
 from packedbag.backends.registry import select
 from packedbag.core.errors import DeletedModuleError, ReplacedAnchorError
 from packedbag.ops.bridge import kept_entries, to_backend, to_torch
+from packedbag.ops.shard import Shard
 
 #: What one backward call adds to the anchor's gradient: small, so that gradient norms do not see it.
 CALL = 2.0**-20
@@ -39,6 +40,7 @@ class PackedSource(Protocol):
     include_last_offset: bool
     bounds: str
     anchor: torch.nn.Parameter
+    shard: Shard | None
 
     @property
     def words(self) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ from packedbag.optim.diagnostics import Diagnostics
 from packedbag.optim.gather import checksum_of, gather
 from packedbag.optim.row_scale import update_row_scale
 from packedbag.optim.row_sums import RowSums
+from packedbag.optim.shard_steps import ShardSteps
 from packedbag.optim.table_state import copy_of_loaded, fresh_state, keep_usable
 from packedbag.optim.table_step import TableStep
 
 
-class PackedOptimizer(Diagnostics, DeferredSteps, torch.optim.Optimizer):
+class PackedOptimizer(Diagnostics, DeferredSteps, ShardSteps, torch.optim.Optimizer):
     """Trains packed modules: a subclass says what state a table has, and how rows change.
 
     Gradients come from the modules' sinks, not from ``param.grad``: the parameters are anchors, whose gradient
@@ -39,6 +40,8 @@ class PackedOptimizer(Diagnostics, DeferredSteps, torch.optim.Optimizer):
     """
 
     state_options: tuple[str, ...] = ()
+    #: Whether parts of a table on several ranks are trained as the whole table is on one.
+    trains_shards: ClassVar[bool] = False
     process_group: Any = None
 
     def __init__(self, params: Any, defaults: dict[str, Any], *, seed: int | None, process_group: Any) -> None:
@@ -89,6 +92,11 @@ class PackedOptimizer(Diagnostics, DeferredSteps, torch.optim.Optimizer):
                 "Pass packedbag.optim.packed_parameters(model) here, and dense_parameters(model) to a torch optimizer.",
             )
         check_anchor(sink)
+        if sink.source.shard is not None and not self.trains_shards:
+            advice = "Use CounterSGD, BitFlip or VoteFlip."
+            raise ArgumentError(
+                "params", "holding a part of a sharded table", f"whole tables of {type(self).__name__}", advice
+            )
 
     def new_state(self, words: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return the state of a table that was never updated."""
@@ -142,6 +150,11 @@ class PackedOptimizer(Diagnostics, DeferredSteps, torch.optim.Optimizer):
 
     def _take_step(self) -> None:
         """Update every table: what `step` does, less what torch and users hook onto it."""
+        shards = self._shard_group()
+        if shards is not None:
+            self._leave_devices()
+            self._step_shards(shards)
+            return
         ranks = self._ranks()
         devices = self._devices()
         if ranks is None and self._is_deferred(devices):
@@ -304,6 +317,7 @@ class PackedOptimizer(Diagnostics, DeferredSteps, torch.optim.Optimizer):
             step=group["step"],
             table=number,
             row_scale=source.row_scale,
+            shard=source.shard,
         )
 
     def _state_of(self, anchor: torch.Tensor, words: torch.Tensor, group: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -9,12 +10,13 @@ import torch
 from packedbag.backends.counter_rule import CounterRule
 from packedbag.backends.protocol import FusesCounterSteps
 from packedbag.core import totals
-from packedbag.ops.bridge import to_torch
+from packedbag.ops.bridge import to_backend, to_torch
 from packedbag.ops.memory import empty_table
 from packedbag.ops.sink import Gradients
 from packedbag.optim.base import PackedOptimizer
 from packedbag.optim.device_control import DeviceControl
 from packedbag.optim.row_sums import RowSums
+from packedbag.optim.shard_steps import mean_squares
 from packedbag.optim.table_step import TableStep
 
 
@@ -22,6 +24,7 @@ class CounterSteps(PackedOptimizer):
     """Hands counters to the backend's kernels; a subclass says by which rule they move."""
 
     defers: ClassVar[bool] = True
+    trains_shards: ClassVar[bool] = True
 
     def rule(self, table: TableStep) -> CounterRule:
         """Return how the counters of ``table`` change in this step."""
@@ -30,6 +33,12 @@ class CounterSteps(PackedOptimizer):
     def update_table(self, table: TableStep, sums: RowSums) -> None:
         """Update the counters of all rows of ``sums``, in one pass where the backend can."""
         _fold(to_torch(table.state["totals"]))
+        if table.shard is not None and table.shard.is_split and "row_state" in table.state:
+            grad = sums.total()
+            squares = to_backend(table.backend, mean_squares(to_torch(grad), table.shard))
+            arrays = self._arrays(table)
+            table.backend.counter_update(*arrays, sums.rows, grad, rule=self._placed_rule(table), mean_squares=squares)
+            return
         if not isinstance(table.backend, FusesCounterSteps):
             super().update_table(table, sums)
             return
@@ -37,7 +46,7 @@ class CounterSteps(PackedOptimizer):
             *self._arrays(table),
             *(sums.rows, sums.grad, sums.bags, sums.order, sums.starts),
             factors=sums.factors,
-            rule=self.rule(table),
+            rule=self._placed_rule(table),
         )
 
     def update_marked(
@@ -60,7 +69,12 @@ class CounterSteps(PackedOptimizer):
 
     def update_rows(self, table: TableStep, rows: Any, grad: Any) -> None:
         """Update the counters of ``rows``: `packedbag.backends.protocol.Backend.counter_update`."""
-        table.backend.counter_update(*self._arrays(table), rows, grad, rule=self.rule(table))
+        table.backend.counter_update(*self._arrays(table), rows, grad, rule=self._placed_rule(table))
+
+    def _placed_rule(self, table: TableStep) -> CounterRule:
+        """Return the rule of ``table``, with where it begins if it is part of a larger one."""
+        rule, shard = self.rule(table), table.shard
+        return rule if shard is None else replace(rule, first_row=shard.first_row, first_column=shard.first_column)
 
     def _arrays(self, table: TableStep) -> tuple[Any, Any, Any, Any]:
         """Return what an update changes: words, planes, row words or None, and totals."""

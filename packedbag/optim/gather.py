@@ -71,12 +71,12 @@ def gather(
     shapes = [(ABSENT, 0) if t is None else (t.shape[0], t.shape[1] if t.ndim == 2 else 0) for t in tensors.values()]
     calls = gradients.calls if gradients is not None else 0
     header = torch.tensor(
-        [calls, _reinterpret("<d", received, "<q"), _reinterpret("<Q", seed, "<q"), step, checksum, *sum(shapes, ())],
+        [calls, reinterpret("<d", received, "<q"), reinterpret("<Q", seed, "<q"), step, checksum, *sum(shapes, ())],
         dtype=torch.int64,
         device=device,
     )
-    ranks = [part.tolist() for part in _all_gather(header, group)]
-    _check_agreement([(_reinterpret("<q", rank[2], "<Q"), rank[3]) for rank in ranks], {rank[4] for rank in ranks})
+    ranks = [part.tolist() for part in all_gather(header, group)]
+    check_agreement([(reinterpret("<q", rank[2], "<Q"), rank[3]) for rank in ranks], {rank[4] for rank in ranks})
     gathered: dict[str, list[Any]] = {}
     for i, (name, dtype) in enumerate(FIELDS.items()):
         lengths, widths = [rank[5 + 2 * i] for rank in ranks], [rank[6 + 2 * i] for rank in ranks]
@@ -88,13 +88,13 @@ def gather(
     ]
     return Gathered(
         gradients=concatenate(parts) if parts else None,
-        received=sum(_reinterpret("<q", rank[1], "<d") for rank in ranks),
+        received=sum(reinterpret("<q", rank[1], "<d") for rank in ranks),
         calls=sum(rank[0] for rank in ranks),
-        seed=_reinterpret("<q", ranks[0][2], "<Q"),
+        seed=reinterpret("<q", ranks[0][2], "<Q"),
     )
 
 
-def _reinterpret(source: str, value: Any, target: str) -> Any:
+def reinterpret(source: str, value: Any, target: str) -> Any:
     """Return the 8 bytes of ``value`` as another type: a header travels as int64."""
     return struct.unpack(target, struct.pack(source, value))[0]
 
@@ -104,7 +104,8 @@ def checksum_of(words: torch.Tensor) -> int:
     return int(words.sum(dtype=torch.int64))
 
 
-def _check_agreement(ranks: list[tuple[int, int]], checksums: set[int]) -> None:
+def check_agreement(ranks: list[tuple[int, int]], checksums: set[int]) -> None:
+    """Raise `RankMismatchError` unless the ranks' seeds and steps, and checksums of their words, agree."""
     (seed, step), *others = ranks
     # Before the first step the ranks' seeds may differ, as each drew its own: rank 0's is taken.
     if any(other[1] != step or (step and other[0] != seed) for other in others):
@@ -124,11 +125,12 @@ def _gather_ragged(
     padded = torch.zeros((longest, width) if width else (longest,), dtype=dtype, device=device)
     if mine is not None:
         padded[: len(mine)] = mine
-    parts = _all_gather(padded, group)
+    parts = all_gather(padded, group)
     return [None if n == ABSENT else part[:n] for part, n in zip(parts, lengths, strict=True)]
 
 
-def _all_gather(tensor: torch.Tensor, group: Any) -> list[torch.Tensor]:
+def all_gather(tensor: torch.Tensor, group: Any) -> list[torch.Tensor]:
+    """Return ``tensor`` of every rank, in rank order."""
     parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, tensor, group=group)
     return parts

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from packedbag.backends.protocol import Backend
+from packedbag.ops.shard import Shard
 
 
 @dataclass
@@ -21,6 +22,7 @@ class TableStep:
         step: updates done before this one.
         table: the table's position in the optimizer.
         row_scale: (V,) float32, a torch tensor, or None.
+        shard: which part of a table these words are; None: all of it.
     """
 
     backend: Backend
@@ -32,6 +34,7 @@ class TableStep:
     step: int
     table: int
     row_scale: Any = None
+    shard: Shard | None = None
 
     @property
     def scale_rate(self) -> float:

@@ -1,0 +1,15 @@
+"""Packed tables on TorchRec: collections, their sharding, their checkpoints. See docs/distributed.md.
+
+Importing this needs TorchRec; without it, the error says how to install it.
+"""
+
+from __future__ import annotations
+
+from packedbag.adapters.torchrec.requirement import import_torchrec
+
+import_torchrec()
+
+from packedbag.adapters.torchrec.collection import PackedEmbeddingBagCollection  # noqa: E402
+from packedbag.adapters.torchrec.sharder import PackedEmbeddingBagCollectionSharder  # noqa: E402
+
+__all__ = ["PackedEmbeddingBagCollection", "PackedEmbeddingBagCollectionSharder"]

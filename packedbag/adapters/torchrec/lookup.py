@@ -1,0 +1,96 @@
+"""`PackedLookup`: reduces the features of some tables, or parts of tables, that one process holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from packedbag.adapters.torchrec.pooling import CountOnes
+from packedbag.nn.embedding_bag import PackedEmbeddingBag
+from packedbag.ops.shard import Shard
+
+
+class PackedPart(PackedEmbeddingBag):
+    """A part of a table: rows and whole words of columns, reduced by sums."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, shard: Shard | None, device: Any = None) -> None:
+        # Indices are judged before they are sent to whoever has the row: here all are inside.
+        super().__init__(num_embeddings, embedding_dim, include_last_offset=True, bounds="unchecked", device=device)
+        self.shard = shard
+
+    def _draw(self, generator: torch.Generator | None) -> None:
+        """Leave the words: `packedbag.adapters.torchrec.first_bits` draws them, or they are loaded."""
+
+    def _notice_ddp(self) -> None:
+        """Take no part in a surrounding DDP: its ranks have other parts of the table."""
+
+
+class PackedLookup(torch.nn.Module):
+    """Reduces each table's features in one call.
+
+    Args:
+        parts: the tables' parts.
+        features: how many features each of them has.
+        decides: whether each is a table whose majority is decided here.
+        weighted: whether features have weights.
+    """
+
+    def __init__(self, parts: list[PackedPart], features: list[int], decides: list[bool], *, weighted: bool) -> None:
+        super().__init__()
+        # In a list of its own: the collection registers the parts by the names of their tables.
+        self._parts = parts
+        self._plan = list(zip(features, decides, strict=True))
+        self.weighted = weighted
+
+    def forward(self, features: Any, order: torch.Tensor | None = None) -> torch.Tensor:
+        """Return what `packedbag.adapters.torchrec.pooling` makes bags of, (B, columns of all features) float32.
+
+        Args:
+            features: a KeyedJaggedTensor of these tables' features, in their order.
+            order: (B,), the batch's place in the order of all processes' samples; None: it is in that order.
+        """
+        stride, ends = features.stride(), features.offset_per_key()
+        values, offsets, weights = features.values(), features.offsets(), features.weights_or_none()
+        results, key = [], 0
+        for part, (count, decide) in zip(self._parts, self._plan, strict=True):
+            first, last = ends[key], ends[key + count]
+            bags = offsets[key * stride : (key + count) * stride + 1] - first
+            indices, entries = values[first:last], None
+            if self.weighted and weights is not None:
+                entries = weights[first:last]
+            if order is not None and torch.is_grad_enabled():
+                found = _in_order(part, indices, bags, entries, order, count)
+            else:
+                found = part(indices, bags, entries)
+            if not self.weighted:
+                found = CountOnes.apply(found, bags.diff(), decide)
+            if count > 1:
+                found = found.unflatten(0, (count, stride)).transpose(0, 1).flatten(1)
+            results.append(found)
+            key += count
+        if len(results) == 1:
+            return results[0]
+        if not results:
+            return torch.empty(stride, 0, device=values.device, requires_grad=torch.is_grad_enabled())
+        return torch.cat(results, 1)
+
+
+def _in_order(
+    part: PackedPart,
+    indices: torch.Tensor,
+    bags: torch.Tensor,
+    weights: torch.Tensor | None,
+    order: torch.Tensor,
+    count: int,
+) -> torch.Tensor:
+    """Return the bags as they came, with their gradients pushed in the order of all processes' samples."""
+    stride = len(order)
+    by_sample = torch.argsort(order)
+    picked = torch.cat([by_sample + feature * stride for feature in range(count)])
+    lengths = bags.diff()
+    starts, taken = bags[:-1][picked], lengths[picked]
+    ends = torch.nn.functional.pad(taken.cumsum(0), (1, 0))
+    places = torch.arange(len(indices), device=indices.device) + torch.repeat_interleave(starts - ends[:-1], taken)
+    found = part(indices[places], ends.to(bags.dtype), None if weights is None else weights[places])
+    return found[torch.argsort(picked)]

@@ -1,0 +1,146 @@
+"""`ShardedTable`: the parts of one table that this rank holds."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingType
+
+from packedbag.adapters.torchrec.collection import PackedEmbeddingBagCollection
+from packedbag.adapters.torchrec.first_bits import draw_words
+from packedbag.adapters.torchrec.lookup import PackedPart
+from packedbag.backends.eager_bits import clear_tail
+from packedbag.core.errors import ArgumentError
+from packedbag.core.layout import BITS_PER_WORD, words_per_row
+from packedbag.ops.shard import Shard
+
+
+def as_table(num_embeddings: int, embedding_dim: int) -> torch.nn.Parameter:
+    """Return what TorchRec's planner and shardings look at in place of a table: its shape, without memory."""
+    shape = torch.empty(num_embeddings, embedding_dim, dtype=torch.int8, device="meta")
+    return torch.nn.Parameter(shape, requires_grad=False)
+
+
+class ShardedTable(torch.nn.Module):
+    """One table of a sharded collection: this rank's parts, at least one, which may have no rows.
+
+    Args:
+        source: the collection that is sharded; its words are taken over, or drawn if it is on the meta device.
+        number: the table's in the collection.
+        plan: where its parts lie.
+        env: the ranks.
+        device: where this rank's parts are to lie.
+    """
+
+    def __init__(
+        self,
+        source: PackedEmbeddingBagCollection,
+        number: int,
+        plan: ParameterSharding,
+        env: ShardingEnv,
+        device: torch.device | None,
+    ) -> None:
+        super().__init__()
+        config = source.embedding_bag_configs()[number]
+        self.table_name, self.number, self.seed = config.name, number, source.seed
+        self.num_embeddings, self.embedding_dim = config.num_embeddings, config.embedding_dim
+        self._env, self._key, self._device = env, (id(source), config.name), device or torch.device("cpu")
+        places = _places(config.name, config.num_embeddings, config.embedding_dim, plan, env)
+        self.parts = torch.nn.ModuleList([self._part(place) for place in places])
+        words = source.embedding_bags[config.name].words
+        if words.is_meta:
+            self.draw()
+        else:
+            self._take(words)
+
+    def part_of(self, metadata: Any) -> PackedPart:
+        """Return the part that TorchRec's ``metadata`` of a shard means; None: all of the table."""
+        row, column = (0, 0) if metadata is None else metadata.shard_offsets
+        for part in self.parts:
+            if (part.shard.first_row, part.shard.first_column) == (row, column):
+                return part
+        raise AssertionError(f"{self.table_name}: no part at row {row}, column {column}")
+
+    def draw(self) -> None:
+        """Draw the first bits of these parts: the bits of the table, whatever its plan."""
+        seed = torch.tensor([self.seed], dtype=torch.int64, device=self._device)
+        dist.broadcast(seed, group_src=0, group=self._env.process_group)  # ranks may have drawn different ones
+        for part in self.parts:
+            draw_words(
+                part.words,
+                seed=int(seed),
+                table=self.number,
+                first_row=part.shard.first_row,
+                first_word=part.shard.first_column // BITS_PER_WORD,
+                width=words_per_row(self.embedding_dim),
+            )
+            if part.words.numel():
+                clear_tail(part.words, part.embedding_dim)
+
+    def _take(self, words: torch.Tensor) -> None:
+        with torch.no_grad():
+            for part in self.parts:
+                shard = part.shard
+                rows = slice(shard.first_row, shard.first_row + part.num_embeddings)
+                first = shard.first_column // BITS_PER_WORD
+                part.words.copy_(words[rows, first : first + part.words.shape[1]])
+                if shard.replicated:
+                    dist.broadcast(part.words, group_src=0, group=self._env.process_group)
+
+    def _part(self, place: Place) -> PackedPart:
+        shard = Shard(
+            table=self._key,
+            num_embeddings=self.num_embeddings,
+            embedding_dim=self.embedding_dim,
+            first_row=place.row,
+            first_column=place.column,
+            holders=place.holders,
+            part=place.part,
+            replicated=place.replicated,
+            process_group=self._env.process_group,
+        )
+        return PackedPart(place.rows, place.columns, shard, self._device)
+
+
+class Place(NamedTuple):
+    """Where a part lies in its table; see `packedbag.ops.shard.Shard`."""
+
+    row: int
+    rows: int
+    column: int
+    columns: int
+    holders: tuple[int, ...]
+    part: int
+    replicated: bool = False
+
+
+def _places(
+    name: str, num_embeddings: int, embedding_dim: int, plan: ParameterSharding, env: ShardingEnv
+) -> list[Place]:
+    """Return where this rank's parts of a table lie.
+
+    Raises:
+        ArgumentError: columns are split inside a word, or one rank has two parts of the columns.
+    """
+    if plan.sharding_type == ShardingType.DATA_PARALLEL.value:
+        return [Place(0, num_embeddings, 0, embedding_dim, (env.rank,), 0, replicated=True)]
+    assert plan.sharding_spec is not None
+    what = f"the plan of table {name!r}"
+    shards = [(each.placement.rank(), *each.shard_offsets, *each.shard_sizes) for each in plan.sharding_spec.shards]
+    found = []
+    for rank, row, column, rows, columns in shards:
+        end = column + columns
+        if column % BITS_PER_WORD or (end % BITS_PER_WORD and end != embedding_dim):
+            advice = "Pass column_wise(ranks=[...], size_per_rank=[...])."
+            raise ArgumentError(what, f"splitting columns at {column} and {end}", "at multiples of 32", advice)
+        beside = sorted((each for each in shards if each[1] == row), key=lambda each: each[2])
+        holders = tuple(each[0] for each in beside)
+        if len(set(holders)) < len(holders):
+            advice = "Give every rank at most one part of a table's columns."
+            raise ArgumentError(what, f"on ranks {list(holders)}", "on different ranks", advice)
+        if rank == env.rank:
+            found.append(Place(row, rows, column, columns, holders, holders.index(rank)))
+    # A rank without a part has one without rows: tables have the same numbers on all ranks.
+    return found or [Place(num_embeddings, 0, 0, embedding_dim, (), 0)]

@@ -1,0 +1,187 @@
+"""`ShardSteps`: the part of a packed optimizer that steps together with the ranks that hold the rest of its tables."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from packedbag.core.errors import GradientError, RankMismatchError
+from packedbag.core.totals import STEP_BITS, STEP_ROWS
+from packedbag.ops.shard import Shard
+from packedbag.ops.sink import CALL, Gradients
+from packedbag.optim.deferred_steps import describe, sink_of_anchor
+from packedbag.optim.gather import all_gather, check_agreement, reinterpret
+
+#: Numbers that each rank tells of each table: whether it was used, the factor, and two fields of its totals.
+TOLD = 4
+
+
+@dataclass
+class TableShards:
+    """The parts of one table that this rank holds.
+
+    Attributes:
+        number: the table's, which random numbers depend on.
+        members: the parts' anchors and the options of their groups.
+    """
+
+    number: int
+    members: list[tuple[torch.Tensor, dict[str, Any]]]
+
+
+class ShardSteps:
+    """Steps of tables that lie on several ranks.
+
+    `packedbag.optim.base.PackedOptimizer` gives the methods that are only declared here.
+    """
+
+    param_groups: list[dict[str, Any]]
+    state: Any
+
+    def _tables(self, groups: list[dict[str, Any]] | None = None) -> Iterable[tuple[torch.Tensor, dict[str, Any]]]:
+        raise NotImplementedError
+
+    def _state_of(self, anchor: torch.Tensor, words: torch.Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _update_table(
+        self, number: int, anchor: torch.Tensor, group: dict[str, Any], gradients: Gradients, factor: float
+    ) -> None:
+        raise NotImplementedError
+
+    def _shard_group(self) -> Any:
+        """Return the process group of the ranks that the tables are spread over, or None."""
+        shards = (shard_of(anchor) for anchor, _ in self._tables())
+        return next((shard.process_group for shard in shards if shard is not None), None)
+
+    def _by_table(self) -> list[TableShards]:
+        """Return the tables in order. The parts of one table follow each other, and have one number."""
+        found: dict[Any, TableShards] = {}
+        for anchor, group in self._tables():
+            shard = shard_of(anchor)
+            key = id(anchor) if shard is None else shard.table
+            found.setdefault(key, TableShards(len(found), [])).members.append((anchor, group))
+        return list(found.values())
+
+    def _step_shards(self, process_group: Any) -> None:
+        """Take a step of all ranks: none of them, or all, and what they sum up is the same on all."""
+        tables = self._by_table()
+        drained, told = [], []
+        for table in tables:
+            parts = [(anchor, group, *_received(anchor)) for anchor, group in table.members]
+            drained.append(parts)
+            told.append(self._tell(parts))
+        options = self.param_groups[0]
+        head = [reinterpret("<Q", options["seed"], "<q"), options["step"], len(tables)]
+        device = sink_of_anchor(tables[0].members[0][0]).source.words.device
+        message = torch.tensor([*head, *itertools.chain.from_iterable(told)], dtype=torch.int64)
+        ranks = [part.tolist() for part in all_gather(message.to(device), process_group)]
+        check_agreement([(reinterpret("<q", rank[0], "<Q"), rank[1]) for rank in ranks], set())
+        if len({rank[2] for rank in ranks}) > 1:
+            raise RankMismatchError("packed tables", "; ".join(str(rank[2]) for rank in ranks) + " of them")
+        for group in self.param_groups:
+            group["seed"] = reinterpret("<q", ranks[0][0], "<Q")
+        self._update_shards(tables, drained, [rank[3:] for rank in ranks])
+
+    def _tell(self, parts: list[Any]) -> list[int]:
+        """Return what this rank has to say of one table: see `TOLD`."""
+        used, factor, rows, bits = 0, 0.0, 0, 0
+        for anchor, _, gradients, received in parts:
+            if gradients is not None and received != 0:
+                used, factor = 1, received / (gradients.calls * CALL)
+            shard, totals = shard_of(anchor), self.state.get(anchor, {}).get("totals")
+            if totals is not None and shard is not None and shard.counts:
+                rows, bits = rows + int(totals[STEP_ROWS]), bits + int(totals[STEP_BITS])
+        return [used, reinterpret("<d", factor, "<q"), rows, bits]
+
+    def _update_shards(self, tables: list[TableShards], drained: list[Any], ranks: list[list[int]]) -> None:
+        """Update all tables with what every rank told of them."""
+        agreed = []
+        for i, table in enumerate(tables):
+            of_table = [rank[TOLD * i : TOLD * (i + 1)] for rank in ranks]
+            factors = [reinterpret("<q", each[1], "<d") for each in of_table if each[0]]
+            if not all(math.isfinite(factor) for factor in factors):
+                raise GradientError(describe(sink_of_anchor(table.members[0][0]), table.number))
+            agreed.append((factors, sum(each[2] for each in of_table), sum(each[3] for each in of_table)))
+        for table, parts, (factors, rows, bits) in zip(tables, drained, agreed, strict=True):
+            if not factors:
+                continue
+            for anchor, group, gradients, _ in parts:
+                source = sink_of_anchor(anchor).source
+                if source.num_embeddings == 0:
+                    continue  # this rank has no part of the table
+                shard, totals = shard_of(anchor), self._state_of(anchor, source.words, group).get("totals")
+                if totals is not None and shard is not None and not shard.replicated:
+                    totals[STEP_ROWS], totals[STEP_BITS] = rows, bits
+                self._update_table(table.number, anchor, group, gradients or nothing(source), factors[0])
+                anchor.grad = None
+        if any(factors for factors, *_ in agreed):
+            for group in self.param_groups:
+                group["step"] += 1
+
+
+def shard_of(anchor: torch.Tensor) -> Shard | None:
+    """Return which part of a table the module of ``anchor`` holds; None: all of it, for itself."""
+    shard: Shard | None = sink_of_anchor(anchor).source.shard
+    return shard
+
+
+def _received(anchor: torch.Tensor) -> tuple[Gradients | None, float]:
+    """Drain a sink; return its gradients and the anchor's."""
+    gradients = sink_of_anchor(anchor).drain()
+    return gradients, 0.0 if anchor.grad is None else float(anchor.grad)
+
+
+def nothing(source: Any) -> Gradients:
+    """Return gradients of no row."""
+    device, none = source.words.device, torch.zeros(0, dtype=torch.int64)
+    grad = torch.zeros(0, source.embedding_dim // source.bits_per_value, device=device)
+    return Gradients(none.to(device), none.to(device), grad, None, None, None)
+
+
+def mean_squares(grad: torch.Tensor, shard: Shard) -> torch.Tensor:
+    """Return the mean of the squares of whole rows' gradients, (U,) float32, to the bit of one process.
+
+    The holders of a row add the squares of their columns one after the other, as the sum's order asks; the last one
+    tells the others. All of them must call, with the same rows, table by table in one order.
+
+    Args:
+        grad: (U, columns) float32, of this part.
+        shard: which part it is.
+    """
+    group, mine = shard.process_group, dist.get_rank(shard.process_group)
+    lanes = torch.zeros(len(grad), 32, device=grad.device)
+    before = None if shard.part == 0 else shard.holders[shard.part - 1]
+    if before is not None:
+        _receive(lanes, before, mine, group)
+    for first in range(0, grad.shape[1], 32):
+        word = grad[:, first : first + 32]
+        lanes[:, : word.shape[1]] += word * word
+    last = len(shard.holders) - 1
+    if shard.part < last:
+        _send(lanes, shard.holders[shard.part + 1], mine, group)
+        means = torch.empty(len(grad), device=grad.device)
+        _receive(means, shard.holders[last], mine, group)
+        return means
+    for half in (16, 8, 4, 2, 1):
+        lanes = lanes[:, :half] + lanes[:, half : 2 * half]
+    means = lanes[:, 0] / torch.full_like(lanes[:, 0], shard.embedding_dim)
+    for holder in shard.holders[:last]:
+        _send(means, holder, mine, group)
+    return means
+
+
+def _send(tensor: torch.Tensor, rank: int, mine: int, group: Any) -> None:
+    assert rank != mine, "a rank holds neighbouring columns as one part"
+    dist.send(tensor.contiguous(), group_dst=rank, group=group)
+
+
+def _receive(tensor: torch.Tensor, rank: int, mine: int, group: Any) -> None:
+    assert rank != mine, "a rank holds neighbouring columns as one part"
+    dist.recv(tensor, group_src=rank, group=group)
