@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
+
+from packedbag.core.footprint import distinct_rows
 
 #: Bytes of an id, an offset or a row number: int64.
 INDEX = 8
@@ -47,12 +48,7 @@ class Load:
         >>> Load(bags=2048, length=20).distinct(1_000_000)
         40132
         """
-        return round(rows * -_power_minus_one(rows, self.entries))
-
-
-def _power_minus_one(rows: int, entries: int) -> float:
-    """Return (1 - 1 / rows)^entries - 1, exact where it is tiny."""
-    return math.expm1(entries * math.log1p(-1 / rows)) if rows > 1 else -1.0
+        return distinct_rows(rows, self.entries)
 
 
 @dataclass

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from packedbag.core.errors import ArgumentError
-from packedbag.core.layout import words_per_row
+from packedbag.core.footprint import footprint
 from packedbag.core.totals import FIELDS
 from packedbag.report.kinds.kind import FLOAT, INDEX, Kind, Live, Load, Shape
 from packedbag.report.kinds.live_modules import LiveModules
 
-WORD = 4
 #: The totals of a table, int64: flips and typical statistic.
 TOTALS = 8 * FIELDS
 
@@ -37,7 +36,7 @@ class Packed(Kind):
 
     def table(self, shape: Shape) -> int:
         """W words a row."""
-        return WORD * words_per_row(shape.dim) * shape.rows
+        return footprint(shape.rows, shape.dim).table
 
     def gradient(self, shape: Shape, load: Load) -> int:
         """The sink: for each id its row and its bag, for each bag its gradient and its length."""
@@ -45,7 +44,8 @@ class Packed(Kind):
 
     def state(self, shape: Shape) -> int:
         """Bits 2 to k: planes of the table's size, a word a row, and the totals."""
-        return (self.k - 1) * self.table(shape) + (WORD * shape.rows if self.row_state else 0) + TOTALS
+        taken = footprint(shape.rows, shape.dim, self.k, row_state=self.row_state)
+        return taken.planes + taken.row_state + TOTALS
 
     def output(self, shape: Shape, load: Load) -> int:
         """(B, D) float32, three times: the bags, their gradient, and a test whether that is finite."""
