@@ -10,6 +10,17 @@ from packedbag.adapters.torchrec.requirement import import_torchrec
 import_torchrec()
 
 from packedbag.adapters.torchrec.collection import PackedEmbeddingBagCollection  # noqa: E402
+from packedbag.adapters.torchrec.sequence import PackedEmbeddingCollection  # noqa: E402
+from packedbag.adapters.torchrec.sequence_sharder import PackedEmbeddingCollectionSharder  # noqa: E402
+from packedbag.adapters.torchrec.sharded import ShardedPackedEmbeddingBagCollection  # noqa: E402
+from packedbag.adapters.torchrec.sharded_sequence import ShardedPackedEmbeddingCollection  # noqa: E402
 from packedbag.adapters.torchrec.sharder import PackedEmbeddingBagCollectionSharder  # noqa: E402
 
-__all__ = ["PackedEmbeddingBagCollection", "PackedEmbeddingBagCollectionSharder"]
+__all__ = [
+    "PackedEmbeddingBagCollection",
+    "PackedEmbeddingBagCollectionSharder",
+    "PackedEmbeddingCollection",
+    "PackedEmbeddingCollectionSharder",
+    "ShardedPackedEmbeddingBagCollection",
+    "ShardedPackedEmbeddingCollection",
+]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 
 import torch
-from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import (
     EmbeddingBagCollectionInterface,
     get_embedding_names_by_table,
@@ -14,14 +13,13 @@ from torchrec.modules.embedding_modules import (
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 from torchrec.sparse.tensor_dict import maybe_td_to_kjt
 
+from packedbag.adapters.torchrec.configs import checked_tables
 from packedbag.adapters.torchrec.features import check_features, in_bounds
-from packedbag.adapters.torchrec.first_bits import draw_words
+from packedbag.adapters.torchrec.first_bits import draw_table
 from packedbag.adapters.torchrec.lookup import PackedLookup, PackedPart
 from packedbag.adapters.torchrec.pooling import Finish, Pooled
-from packedbag.backends.eager_bits import clear_tail
 from packedbag.core.bounds import check_bounds
 from packedbag.core.errors import ArgumentError
-from packedbag.core.layout import words_per_row
 
 
 class PackedEmbeddingBagCollection(EmbeddingBagCollectionInterface):  # type: ignore[misc]  # TorchRec has no types
@@ -56,7 +54,7 @@ class PackedEmbeddingBagCollection(EmbeddingBagCollectionInterface):  # type: ig
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        self._configs = [_checked(config) for config in tables]
+        self._configs = checked_tables(tables)
         self._is_weighted = is_weighted
         self._device = torch.device(device) if device is not None else torch.device("cpu")
         self.bounds = check_bounds(bounds)
@@ -123,10 +121,7 @@ class PackedEmbeddingBagCollection(EmbeddingBagCollectionInterface):  # type: ig
         """Draw the first bits anew, a function of the seed, and set scales to 1."""
         with torch.no_grad():
             for number, part in enumerate(self.embedding_bags.values()):
-                if not part.words.is_meta:
-                    width = words_per_row(part.embedding_dim)
-                    draw_words(part.words, seed=self.seed, table=number, first_row=0, first_word=0, width=width)
-                    clear_tail(part.words, part.embedding_dim)
+                draw_table(part.words, part.embedding_dim, seed=self.seed, table=number)
             for scale in self.scales.values():
                 scale.fill_(1.0)
 
@@ -142,21 +137,3 @@ def modes_of(configs: list[EmbeddingBagConfig], majority: frozenset[str], *, is_
         each.name: "majority" if each.name in majority else "mean" if each.pooling == PoolingType.MEAN else "sum"
         for each in configs
     }
-
-
-def _checked(config: EmbeddingBagConfig) -> EmbeddingBagConfig:
-    """Return a copy of a table's config; raise `ArgumentError` where it asks for what a packed table does not have."""
-    where = f"tables[{config.name!r}]"
-    if getattr(config, "pooling", PoolingType.SUM) not in (PoolingType.SUM, PoolingType.MEAN):
-        raise ArgumentError(f"{where}.pooling", config.pooling, "SUM or MEAN")
-    if config.data_type != DataType.FP32:
-        advice = "Leave it out: weights have one bit, results are float32."
-        raise ArgumentError(f"{where}.data_type", config.data_type, "FP32", advice)
-    for name in ("num_embeddings_post_pruning", "total_num_buckets", "use_virtual_table"):
-        if getattr(config, name):
-            raise ArgumentError(f"{where}.{name}", getattr(config, name), "left out: packed tables have none")
-    if getattr(config.init_fn, "func", None) is not torch.nn.init.uniform_:  # which TorchRec fills in
-        raise ArgumentError(f"{where}.init_fn", config.init_fn, "left out: first bits are drawn")
-    copied = copy.copy(config)
-    copied.feature_names = list(config.feature_names) or [config.name]
-    return copied

@@ -42,6 +42,11 @@ def in_bounds(features: Any, rows: Sequence[int], bounds: str) -> Any:
     Raises:
         FeatureIndexError: ``bounds="raise"`` and an index lies outside its table.
     """
+    return in_bounds_and_kept(features, rows, bounds)[0]
+
+
+def in_bounds_and_kept(features: Any, rows: Sequence[int], bounds: str) -> tuple[Any, torch.Tensor | None]:
+    """Return what `in_bounds` does, and which entries are in it, (N,) bool; None where all are."""
     values = features.values()
     narrow = max(rows, default=0) < INT32_ROWS
     if bounds != "unchecked" and values.numel():
@@ -55,8 +60,8 @@ def in_bounds(features: Any, rows: Sequence[int], bounds: str) -> Any:
             elif bounds == "clamp":
                 values, outside = torch.minimum(values.clamp(min=0), limit - 1), limit == 0
             if bool(outside.any()):
-                return _narrowed(_without(features, values, outside), narrow)
-    return _narrowed(_changed(features, values=values), narrow)
+                return _narrowed(_without(features, values, outside), narrow), ~outside
+    return _narrowed(_changed(features, values=values), narrow), None
 
 
 def _raise_first(features: Any, rows: Sequence[int], outside: torch.Tensor) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from packedbag.backends.eager_bits import clear_tail
+from packedbag.core.layout import words_per_row
+
 #: Words that are drawn at once, 8 MB.
 PIECE = 1 << 21
 #: Source: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014 (SplitMix64).
@@ -38,3 +41,11 @@ def draw_words(words: torch.Tensor, *, seed: int, table: int, first_row: int, fi
         bits = _mixed(places * np.uint64(GAMMA) + np.uint64(key))
         drawn = torch.from_numpy((bits >> np.uint64(32)).astype(np.uint32).view(np.int32))
         words[start:stop].copy_(drawn)
+
+
+def draw_table(words: torch.Tensor, embedding_dim: int, *, seed: int, table: int) -> None:
+    """Fill a whole table, (V, W) int32, with its first bits, in place; one on the meta device has none."""
+    if not words.is_meta:
+        width = words_per_row(embedding_dim)
+        draw_words(words, seed=seed, table=table, first_row=0, first_word=0, width=width)
+        clear_tail(words, embedding_dim)

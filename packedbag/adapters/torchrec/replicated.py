@@ -51,10 +51,10 @@ class ReplicatedLookup(torch.nn.Module):
         weights, keys, size = features.weights_or_none(), len(features.keys()), dist.get_world_size(group)
         told = torch.tensor([len(grad), features.values().numel()], device=grad.device)
         batches, entries = (list(column) for column in zip(*(t.tolist() for t in all_gather(told, group)), strict=True))
-        grads = torch.cat(_ragged(grad.contiguous(), batches, group))
-        lengths = [each.view(keys, -1) for each in _ragged(features.lengths(), [b * keys for b in batches], group)]
-        values = _ragged(features.values(), entries, group)
-        loads = None if weights is None else _ragged(weights.to(torch.float32), entries, group)
+        grads = torch.cat(ragged(grad.contiguous(), batches, group))
+        lengths = [each.view(keys, -1) for each in ragged(features.lengths(), [b * keys for b in batches], group)]
+        values = ragged(features.values(), entries, group)
+        loads = None if weights is None else ragged(weights.to(torch.float32), entries, group)
         pieces = [length.sum(1).tolist() for length in lengths]
         by_key = [torch.split(value, piece) for value, piece in zip(values, pieces, strict=True)]
         loads_by_key = None if loads is None else [torch.split(w, p) for w, p in zip(loads, pieces, strict=True)]
@@ -90,7 +90,7 @@ class _Replicated(torch.autograd.Function):
         return None, None, *ctx.lookup.push(ctx.features, grad)
 
 
-def _ragged(tensor: torch.Tensor, lengths: list[int], group: Any) -> list[torch.Tensor]:
+def ragged(tensor: torch.Tensor, lengths: list[int], group: Any) -> list[torch.Tensor]:
     """Return a tensor of every rank, each with as many lines as ``lengths`` says."""
     padded = tensor.new_zeros((max(lengths), *tensor.shape[1:]))
     padded[: len(tensor)] = tensor

@@ -30,7 +30,7 @@ from packedbag.adapters.torchrec.features import check_features, in_bounds
 from packedbag.adapters.torchrec.lookup import PackedLookup
 from packedbag.adapters.torchrec.pooling import Finish, Pooled
 from packedbag.adapters.torchrec.replicated import ReplicatedLookup
-from packedbag.adapters.torchrec.sharded_table import ShardedTable, as_table
+from packedbag.adapters.torchrec.sharded_table import ShardedTable, as_table, whole_tables
 from packedbag.adapters.torchrec.wire import CountCodecs, width_for
 from packedbag.core.errors import ArgumentError
 
@@ -154,10 +154,11 @@ class ShardedPackedEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # typ
         )
 
     def _create_lookups(self) -> None:
-        configs, weighted = self._source[0].embedding_bag_configs(), self._source[0].is_weighted()
+        (source,) = self._source
+        weighted = source.is_weighted()
         self._tables = {
-            each.name: ShardedTable(self._source[0], number, self._plan[each.name], self._env, self._device)
-            for number, each in enumerate(configs)
+            each.name: ShardedTable(each, self._plan[each.name], self._env, self._device)
+            for each in whole_tables(source.seed, source.embedding_bag_configs(), source.embedding_bags)
         }
         for kind, sharding in zip(self._sharding_types, self._embedding_shardings, strict=True):
             mine = sharding._grouped_embedding_configs_per_rank[self._env.rank]

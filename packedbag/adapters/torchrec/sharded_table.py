@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingType
 
-from packedbag.adapters.torchrec.collection import PackedEmbeddingBagCollection
 from packedbag.adapters.torchrec.first_bits import draw_words
 from packedbag.adapters.torchrec.lookup import PackedPart
 from packedbag.backends.eager_bits import clear_tail
@@ -23,12 +23,39 @@ def as_table(num_embeddings: int, embedding_dim: int) -> torch.nn.Parameter:
     return torch.nn.Parameter(shape, requires_grad=False)
 
 
+class WholeTable(NamedTuple):
+    """A table of a collection before it is sharded.
+
+    Attributes:
+        owner: stands for the collection; an `id` might be that of one that is gone.
+        number: the table's position there.
+        seed: of the collection's first bits.
+        words: (V, W) int32; on the meta device where they are still to be drawn.
+    """
+
+    owner: object
+    number: int
+    seed: int
+    name: str
+    num_embeddings: int
+    embedding_dim: int
+    words: torch.Tensor
+
+
+def whole_tables(seed: int, configs: Sequence[Any], parts: Any) -> list[WholeTable]:
+    """Return the tables of a collection, of which there are its seed, its configs, and `PackedPart`s by name."""
+    owner = object()
+    return [
+        WholeTable(owner, number, seed, each.name, each.num_embeddings, each.embedding_dim, parts[each.name].words)
+        for number, each in enumerate(configs)
+    ]
+
+
 class ShardedTable(torch.nn.Module):
     """One table of a sharded collection: this rank's parts, at least one, which may have no rows.
 
     Args:
-        source: the collection that is sharded; its words are taken over, or drawn if it is on the meta device.
-        number: the table's in the collection.
+        source: the table as it was; its words are taken over, or drawn if they are on the meta device.
         plan: where its parts lie.
         env: the ranks.
         device: where this rank's parts are to lie.
@@ -36,24 +63,21 @@ class ShardedTable(torch.nn.Module):
 
     def __init__(
         self,
-        source: PackedEmbeddingBagCollection,
-        number: int,
+        source: WholeTable,
         plan: ParameterSharding,
         env: ShardingEnv,
         device: torch.device | None,
     ) -> None:
         super().__init__()
-        config = source.embedding_bag_configs()[number]
-        self.table_name, self.number, self.seed = config.name, number, source.seed
-        self.num_embeddings, self.embedding_dim = config.num_embeddings, config.embedding_dim
-        self._env, self._key, self._device = env, (id(source), config.name), device or torch.device("cpu")
-        places = _places(config.name, config.num_embeddings, config.embedding_dim, plan, env)
+        self.table_name, self.number, self.seed = source.name, source.number, source.seed
+        self.num_embeddings, self.embedding_dim = source.num_embeddings, source.embedding_dim
+        self._env, self._key, self._device = env, (source.owner, source.name), device or torch.device("cpu")
+        places = _places(source.name, source.num_embeddings, source.embedding_dim, plan, env)
         self.parts = torch.nn.ModuleList([self._part(place) for place in places])
-        words = source.embedding_bags[config.name].words
-        if words.is_meta:
+        if source.words.is_meta:
             self.draw()
         else:
-            self._take(words)
+            self._take(source.words)
 
     def part_of(self, metadata: Any) -> PackedPart:
         """Return the part that TorchRec's ``metadata`` of a shard means; None: all of the table."""

@@ -145,7 +145,7 @@ class CountCodecs:
     def __init__(self, registry: dict[str, QuantizedCommCodecs] | None) -> None:
         names = (CommOp.POOLED_EMBEDDINGS_ALL_TO_ALL.name, CommOp.POOLED_EMBEDDINGS_REDUCE_SCATTER.name)
         self.registry = {
-            name: QuantizedCommCodecs(forward=CountCodec(), backward=_backward(registry, name)) for name in names
+            name: QuantizedCommCodecs(forward=CountCodec(), backward=backward_codec(registry, name)) for name in names
         }
 
     def begin(self, bits: int, *, even: bool) -> None:
@@ -154,6 +154,7 @@ class CountCodecs:
             codecs.forward.begin(bits, even=even)
 
 
-def _backward(registry: dict[str, QuantizedCommCodecs] | None, name: str) -> Any:
+def backward_codec(registry: dict[str, QuantizedCommCodecs] | None, name: str) -> Any:
+    """Return the user's codec for gradients of the exchange ``name``; without one, they are sent as they are."""
     codecs = (registry or {}).get(name)
     return NoOpQuantizedCommCodec() if codecs is None else codecs.backward
