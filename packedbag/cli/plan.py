@@ -11,6 +11,7 @@ from rich.table import Table
 from packedbag.cli.console import guarded, output
 from packedbag.cli.outputs import STDOUT, Json, check_file, write_text
 from packedbag.core.errors import ArgumentError
+from packedbag.core.footprint import SHARDINGS
 from packedbag.core.layout import check_embedding_dim
 from packedbag.report.kinds.kind import Load
 from packedbag.report.memory import human
@@ -29,6 +30,8 @@ packedbag plan --rows 1e9 --dim 64 --memory 24GB
 
 packedbag plan --rows 1e9 --dim 64 --bits 4 --memory 24GB --gpus 8
 
+packedbag plan --rows 1e9 --dim 128 --memory 24GB --ranks 4 --sharding column
+
 packedbag plan --rows 200M --dim 128 --memory 16GiB --reserve 2GB --json | jq .training
 """
 
@@ -40,13 +43,17 @@ def plan(
     bits: Annotated[
         int | None, typer.Option(help="Bits a weight has in training, 1 to 8; the most that fit by default.")
     ] = None,
-    gpus: Annotated[int, typer.Option(help="Machines or GPUs that the rows are split over, evenly.")] = 1,
+    ranks: Annotated[int | None, typer.Option(help="Machines or GPUs that the table is spread over; 1.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="The same as --ranks.")] = None,
+    sharding: Annotated[
+        str, typer.Option(help="How it is spread: by row or column, evenly, or the whole table on one rank.")
+    ] = "row",
     reserve: Annotated[
         str | None,
         typer.Option(help=f"Memory for all that is not tables, as 2GB; {RESERVE} % of --memory by default."),
     ] = None,
     adaptivity: Annotated[str, typer.Option(help="Of the optimizer: ema has 4 bytes a row, none has none.")] = "ema",
-    batch: Annotated[str, typer.Option(help="Bags in the batch of a step.")] = "2048",
+    batch: Annotated[str, typer.Option(help="Bags in the batch of a step, of all ranks.")] = "2048",
     bag: Annotated[str, typer.Option(help="Ids in a bag.")] = "20",
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 unless what was asked for fits as it is.")
@@ -56,14 +63,15 @@ def plan(
 ) -> None:
     """Say which packed tables fit a memory, and what would: fewer bits, columns or rows, or more GPUs.
 
-    By formula; `packedbag compare` measures. Numbers are of one shard.
+    By formula; `packedbag compare` measures. Numbers are of one shard, the largest. With several ranks, a second table
+    says what a rank holds, and what is on the wire in a step, beside fp32.
 
     Exit codes: 0 it fits, or fewer bits or columns would; 2 wrong options; 3 nothing fits.
     """
 
     def work() -> None:
         check_file(json_path, "--json")
-        wish = _wish(rows, dim, bits, memory, reserve, gpus, adaptivity, batch, bag)
+        wish = _wish(rows, dim, bits, memory, reserve, _ranks(ranks, gpus), sharding, adaptivity, batch, bag)
         made = make_plan(wish)
         if json_path is not None:
             write_text(json_path, json.dumps(made.plain(), indent=2) + "\n")
@@ -72,6 +80,8 @@ def plan(
             if not quiet:
                 output.print()
                 output.print(render(made))
+                if wish.gpus > 1:
+                    output.print(render_rank(made))
                 output.print(explain(made), soft_wrap=True, markup=False)
         if not (made.fits if strict else made.something_fits):
             raise typer.Exit(NOTHING_FITS)
@@ -86,6 +96,7 @@ def _wish(
     memory: str,
     reserve: str | None,
     gpus: int,
+    sharding: str,
     adaptivity: str,
     batch: str,
     bag: str,
@@ -96,8 +107,8 @@ def _wish(
         raise ArgumentError("--reserve", human(kept), f"less than --memory, {human(total)}")
     if bits is not None and not 1 <= bits <= 8:
         raise ArgumentError("--bits", bits, "in 1..8")
-    if gpus < 1:
-        raise ArgumentError("--gpus", gpus, "at least 1")
+    if sharding not in SHARDINGS:
+        raise ArgumentError("--sharding", repr(sharding), f"one of {', '.join(SHARDINGS)}")
     if adaptivity not in ADAPTIVITIES:
         raise ArgumentError("--adaptivity", repr(adaptivity), " or ".join(ADAPTIVITIES))
     return Wish(
@@ -109,13 +120,24 @@ def _wish(
         gpus=gpus,
         load=Load(parse_count(batch, "--batch"), parse_count(bag, "--bag")),
         row_state=adaptivity != "none",
+        sharding=sharding,
     )
+
+
+def _ranks(ranks: int | None, gpus: int | None) -> int:
+    """Return how many ranks there are, by either name."""
+    if ranks is not None and gpus is not None and ranks != gpus:
+        raise ArgumentError("--gpus", gpus, f"left out beside --ranks {ranks}", "Both mean the same.")
+    for name, number in (("--ranks", ranks), ("--gpus", gpus)):
+        if number is not None and number < 1:
+            raise ArgumentError(name, number, "at least 1")
+    return ranks or gpus or 1
 
 
 def answer(made: Plan) -> str:
     """Return whether it fits, and what would, in one line."""
     wish = made.wish
-    what = f"{wish.rows:,} rows x {wish.dim:,}" + (f" over {wish.gpus:,} GPUs" if wish.gpus > 1 else "")
+    what = f"{wish.rows:,} rows x {wish.dim:,}{_spread(wish)}"
     asked = made.asked
     if asked is not None and asked.fits:
         most = "" if wish.bits is not None else ", the most that fit"
@@ -132,13 +154,20 @@ def answer(made: Plan) -> str:
     would += [f"with D = {asked.largest_dim:,}"] if asked.largest_dim else []
     would += [f"with {short_count(asked.most_rows)} rows"] if asked.most_rows else []
     would += [f"over {asked.fewest_gpus:,} GPUs"] if asked.fewest_gpus else []
-    return (
-        f"does not fit: {what} with {_bits(asked)} in training; {need}. It would {', '.join(would[:-1])} or {would[-1]}"
-    )
+    would = would or ["with fewer bits and columns"]
+    any_of = " or ".join([", ".join(would[:-1]), would[-1]] if len(would) > 1 else would)
+    return f"does not fit: {what} with {_bits(asked)} in training; {need}. It would {any_of}"
+
+
+def _spread(wish: Wish) -> str:
+    if wish.gpus == 1:
+        return ""
+    over = f"{wish.gpus:,} GPUs"
+    return {"row": f" over {over}", "column": f" over {over} by column", "table": f" on one of {over}"}[wish.sharding]
 
 
 def _on_each(wish: Wish) -> str:
-    return " on each" if wish.gpus > 1 else ""
+    return " on each" if wish.gpus > 1 and wish.sharding != "table" else ""
 
 
 def _bits(option: Option) -> str:
@@ -147,9 +176,10 @@ def _bits(option: Option) -> str:
 
 def render(made: Plan) -> Table:
     """Lay out the options, a row for each number of bits in training, and what serving takes."""
-    wish = made.wish
-    where = f"on each of {wish.gpus:,} GPUs" if wish.gpus > 1 else "on one machine or GPU"
-    table = Table(title=f"{wish.shard():,} rows x {wish.dim:,} weights {where}", title_justify="left")
+    wish, part = made.wish, made.wish.part()
+    each = "each" if wish.sharding == "row" else "the fullest"
+    where = f"on {each} of {wish.gpus:,} GPUs" if wish.gpus > 1 else "on one machine or GPU"
+    table = Table(title=f"{part.rows:,} rows x {part.dim:,} weights {where}", title_justify="left")
     headings = ("bits in\ntraining", "table and\nstate", "peak in\na step", f"of\n{human(wish.budget)}", "fits")
     for heading in (*headings, "largest\nD", "most\nrows", "fewest\nGPUs"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -169,16 +199,46 @@ def render(made: Plan) -> Table:
     return table
 
 
+def render_rank(made: Plan) -> Table:
+    """Lay out what a rank holds, and what passes between its part and the other ranks in a step, beside fp32."""
+    wish, option = made.wish, made.asked or made.options[-1]
+    each = "each" if wish.sharding == "row" else "the fullest"
+    table = Table(title=f"{each} of {wish.gpus:,} ranks, by {wish.sharding}", title_justify="left")
+    table.add_column("")
+    for heading in (f"packed, {_bits(option)}", "fp32"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    held = {
+        "table": (option.costs.table, made.fp32.table),
+        "planes": (option.planes, 0),
+        "row state": (option.row_state, made.fp32.state),
+    }
+    passes = {
+        "indices, in a step": (made.sent.indices, made.sent_fp32.indices),
+        "forward": (made.sent.forward, made.sent_fp32.forward),
+        "gradients": (made.sent.gradients, made.sent_fp32.gradients),
+        "row statistics": (made.sent.statistics, made.sent_fp32.statistics),
+    }
+    for group, last in ((held, "held"), (passes, "on the wire")):
+        sums = tuple(map(sum, zip(*group.values(), strict=True)))
+        for name, (packed, floats) in {**group, last: sums}.items():
+            table.add_row(name, *(human(size) if size else "-" for size in (packed, floats)), end_section=name == last)
+    return table
+
+
 def explain(made: Plan) -> str:
     """Return what the columns leave open."""
     wish = made.wish
     serves = "fits" if made.serves else "does not fit"
     others = "; ".join(f"{name} {human(size)}" for name, size in made.others.items())
+    wire = (
+        "on the wire: what the rank's part gets from other ranks' samples and sends back; fp32 with row-wise Adagrad.",
+    )
     return "\n".join(
         [
             "largest D, most rows, fewest GPUs: what would fit with these bits, all else being as asked.",
             f"for the tables: {human(wish.budget)}; kept free of {human(wish.memory)}: {human(wish.reserve)}.",
             f"serving, one bit a weight: {human(made.serving_bytes)}, {serves}.",
             f"the same training step in others: {others}.",
+            *(wire if wish.gpus > 1 else ()),
         ]
     )

@@ -6,10 +6,20 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from packedbag.core.layout import MAX_EMBEDDING_DIM
+from packedbag.core.footprint import (
+    FLOAT_BITS,
+    Traffic,
+    count_bits,
+    distinct_rows,
+    footprint,
+    index_bytes,
+    largest_part,
+    traffic,
+)
+from packedbag.core.layout import MAX_EMBEDDING_DIM, words_per_row
 from packedbag.report.kinds.char import Char
 from packedbag.report.kinds.floats import Floats
-from packedbag.report.kinds.kind import Costs, Kind, Load, Shape
+from packedbag.report.kinds.kind import INDEX, Costs, Kind, Load, Shape
 from packedbag.report.kinds.packed import Packed
 from packedbag.report.quantity import MOST
 
@@ -27,9 +37,11 @@ class Wish:
         bits: k, or None: any.
         memory: bytes of one machine or GPU.
         reserve: bytes of it that the tables may not take.
-        gpus: machines or GPUs that the rows are split over, evenly.
-        load: the batch. Each shard is counted with all of it, which is more than its part.
+        gpus: ranks, machines or GPUs, that the table is spread over.
+        load: the batch of all ranks. Each shard is counted with all of it, which is more than its part.
         row_state: whether the optimizer has a word a row.
+        sharding: one of `packedbag.core.footprint.SHARDINGS`: the whole "table" on one rank, or an even part of it on
+            each, by "row", or by "column" in whole words.
     """
 
     rows: int
@@ -40,6 +52,7 @@ class Wish:
     gpus: int = 1
     load: Load = field(default_factory=Load)
     row_state: bool = True
+    sharding: str = "row"
 
     @property
     def budget(self) -> int:
@@ -48,7 +61,16 @@ class Wish:
 
     def shard(self, gpus: int | None = None) -> int:
         """Return the rows of the largest shard, of ``gpus`` or as many as there are."""
-        return -(-self.rows // (gpus or self.gpus))
+        return self.part(gpus=gpus).rows
+
+    def part(self, *, rows: int | None = None, dim: int | None = None, gpus: int | None = None) -> Shape:
+        """Return the largest shard, of the table as it is wished for or with other numbers."""
+        return Shape(*largest_part(rows or self.rows, dim or self.dim, gpus or self.gpus, self.sharding))
+
+    @property
+    def most_gpus(self) -> int:
+        """The ranks that can have a part of the table."""
+        return {"table": 1, "row": self.rows, "column": words_per_row(self.dim)}[self.sharding]
 
     def costs(self, kind: Kind, rows: int, dim: int) -> Costs:
         """Return what a shard of ``rows`` costs."""
@@ -62,6 +84,7 @@ class Option:
     Args:
         bits: k.
         costs: of a shard.
+        planes, row_state: bytes of the optimizer's state of a shard: bits 2 to k, and a word a row.
         fits: whether a training step of it does.
         largest_dim: the largest D that would fit, 0 if none.
         most_rows: the most rows that would fit, of the whole table, 0 if none.
@@ -70,6 +93,8 @@ class Option:
 
     bits: int
     costs: Costs
+    planes: int
+    row_state: int
     fits: bool
     largest_dim: int
     most_rows: int
@@ -78,12 +103,25 @@ class Option:
 
 @dataclass
 class Plan:
-    """What fits; ``others`` are bytes of a training step of the same shard as floats or bools."""
+    """What fits.
+
+    Args:
+        wish: what is asked for.
+        options: for each number of bits.
+        serving_bytes: of a shard that only serves.
+        others: bytes of a training step of the same shard as floats or bools.
+        sent: what passes in a step between the largest shard and the other ranks, packed.
+        sent_fp32: the same where the table is fp32.
+        fp32: what the shard costs as fp32, with row-wise Adagrad.
+    """
 
     wish: Wish
     options: list[Option]
     serving_bytes: int
     others: dict[str, int]
+    sent: Traffic
+    sent_fp32: Traffic
+    fp32: Costs
 
     @property
     def serves(self) -> bool:
@@ -108,17 +146,24 @@ class Plan:
 
     def plain(self) -> dict[str, Any]:
         """Return everything as JSON can hold it."""
-        wish = asdict(self.wish)
+        wish, part = asdict(self.wish), self.wish.part()
         return {
             **wish,
-            "shard_rows": self.wish.shard(),
+            "shard_rows": part.rows,
+            "shard_dim": part.dim,
             "budget": self.wish.budget,
             "fits": self.fits,
             "something_fits": self.something_fits,
             "serving": {"bytes": self.serving_bytes, "fits": self.serves},
             "training": [asdict(option) for option in self.options],
             "others": self.others,
+            "wire": {"packed": _plain(self.sent), "fp32": _plain(self.sent_fp32)},
+            "fp32": {"table": self.fp32.table, "row_state": self.fp32.state},
         }
+
+
+def _plain(sent: Traffic) -> dict[str, int]:
+    return {**asdict(sent), "total": sent.total}
 
 
 def make_plan(wish: Wish) -> Plan:
@@ -129,32 +174,62 @@ def make_plan(wish: Wish) -> Plan:
     (False, [2, 1], 32)
     """
     options = [_option(wish, bits) for bits in BITS]
-    others: list[Kind] = [Floats(32, "adagrad"), Floats(32, "rowwise-adagrad"), Char()]
+    floats, part = Floats(32, "rowwise-adagrad"), wish.part()
+    others: list[Kind] = [Floats(32, "adagrad"), floats, Char()]
     return Plan(
         wish,
         options,
-        serving_bytes=Packed(1).table(Shape(wish.shard(), wish.dim)),
-        others={f"{k.title}, {k.optimizer}": wish.costs(k, wish.shard(), wish.dim).peak for k in others},
+        serving_bytes=Packed(1).table(part),
+        others={f"{k.title}, {k.optimizer}": wish.costs(k, part.rows, part.dim).peak for k in others},
+        sent=_sent(wish, index=index_bytes(wish.rows), bits=count_bits(wish.load.length), packed=True),
+        sent_fp32=_sent(wish, index=INDEX, bits=FLOAT_BITS, packed=False),
+        fp32=wish.costs(floats, part.rows, part.dim),
+    )
+
+
+def _sent(wish: Wish, *, index: int, bits: int, packed: bool) -> Traffic:
+    """Return what passes in a step between the largest shard and the ranks that do not hold it.
+
+    Args:
+        wish: its batch is shared by the ranks evenly; ids are spread over the rows evenly.
+        index: bytes of an id.
+        bits: of a value forward.
+        packed: whether ranks that share columns tell each other how large rows' gradients are.
+    """
+    part, others = wish.part(), (wish.gpus - 1) / wish.gpus
+    share = part.rows / wish.rows
+    split = packed and wish.row_state and part.dim < wish.dim
+    return traffic(
+        columns=part.dim,
+        bags=wish.load.bags * others,
+        entries=wish.load.entries * others * share,
+        index=index,
+        bits=bits,
+        shared_rows=distinct_rows(part.rows, wish.load.entries * share) if split else 0,
     )
 
 
 def _option(wish: Wish, bits: int) -> Option:
     kind = Packed(bits, row_state=wish.row_state)
 
-    def fits(rows: int, dim: int) -> bool:
-        return wish.costs(kind, rows, dim).peak <= wish.budget
+    def fits(*, rows: int | None = None, dim: int | None = None, gpus: int | None = None) -> bool:
+        part = wish.part(rows=rows, dim=dim, gpus=gpus)
+        return wish.costs(kind, part.rows, part.dim).peak <= wish.budget
 
     def too_few(gpus: int) -> bool:
-        return not fits(wish.shard(gpus), wish.dim)
+        return not fits(gpus=gpus)
 
-    rows = wish.shard()
+    part = wish.part()
+    taken = footprint(part.rows, part.dim, bits, row_state=wish.row_state)
     return Option(
         bits=bits,
-        costs=wish.costs(kind, rows, wish.dim),
-        fits=fits(rows, wish.dim),
-        largest_dim=_largest(lambda dim: fits(rows, dim), MAX_EMBEDDING_DIM),
-        most_rows=_largest(lambda rows: fits(rows, wish.dim), MOST) * wish.gpus,
-        fewest_gpus=None if too_few(wish.rows) else 1 + _largest(too_few, wish.rows),
+        costs=wish.costs(kind, part.rows, part.dim),
+        planes=taken.planes,
+        row_state=taken.row_state,
+        fits=fits(),
+        largest_dim=_largest(lambda dim: fits(dim=dim), MAX_EMBEDDING_DIM),
+        most_rows=_largest(lambda rows: fits(rows=rows), MOST * wish.gpus),
+        fewest_gpus=None if too_few(wish.most_gpus) else 1 + _largest(too_few, wish.most_gpus),
     )
 
 

@@ -89,12 +89,109 @@ def test_json_goes_to_a_file_beside_the_words(monkeypatch, capsys, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def rank_table(out):
+    """Return the second table's rows, by name."""
+    lines = out[out.index(" ranks, by ") :].splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    return {name: (packed, floats) for name, packed, floats in rows}
+
+
+def test_what_a_rank_holds_and_sends_is_said_beside_fp32(monkeypatch, capsys):
+    asked = (*BILLION, "--memory", "24GB", "--ranks", 8, "--bits", 4, "--batch", 8000, "--bag", 20)
+    code, out, err = called(monkeypatch, capsys, *asked)
+    assert (code, err) == (0, "")
+    assert "each of 8 ranks, by row" in out
+    assert rank_table(out) == {
+        "table": ("1 GB", "32 GB"),
+        "planes": ("3 GB", "-"),
+        "row state": ("500 MB", "500 MB"),
+        "held": ("4.5 GB", "32.5 GB"),
+        # 7000 bags of the other ranks: their lengths, and an eighth of their ids; int32 or int64.
+        "indices, in a step": ("98 kB", "168 kB"),
+        "forward": ("448 kB", "1.79 MB"),
+        "gradients": ("1.79 MB", "1.79 MB"),
+        "row statistics": ("-", "-"),
+        "on the wire": ("2.34 MB", "3.75 MB"),
+    }
+
+
+def test_gpus_are_ranks(monkeypatch, capsys):
+    plain = []
+    for name in ("--gpus", "--ranks"):
+        _, out, _ = called(monkeypatch, capsys, *BILLION, "--memory", "24GB", name, 8, "--json")
+        plain.append(json.loads(out))
+    assert plain[0] == plain[1]
+    assert plain[0]["gpus"] == 8
+
+
+@pytest.mark.parametrize(
+    ("sharding", "shape", "first"),
+    [
+        ("row", [125_000_000, 64], "over 8 GPUs with 2 bits in training (2.5 GB of 24 GB on each)"),
+        ("column", [10**9, 32], "over 8 GPUs by column with 2 bits in training (12 GB of 24 GB on each)"),
+        ("table", [10**9, 64], "on one of 8 GPUs with 2 bits in training (20 GB of 24 GB)"),
+    ],
+)
+def test_the_largest_part_is_planned_for(monkeypatch, capsys, sharding, shape, first):
+    asked = (*BILLION, "--memory", "24GB", "--ranks", 8, "--bits", 2, "--sharding", sharding)
+    _, out, _ = called(monkeypatch, capsys, *asked, "-q")
+    assert out == f"fits: 1,000,000,000 rows x 64 {first}\n"
+    _, out, _ = called(monkeypatch, capsys, *asked, "--json")
+    found = json.loads(out)
+    assert (found["sharding"], [found["shard_rows"], found["shard_dim"]]) == (sharding, shape)
+    option = found["training"][6]
+    assert option["planes"] == option["costs"]["table"] == shape[0] * shape[1] // 8
+    assert option["row_state"] == 4 * shape[0]
+    assert option["costs"]["state"] == option["planes"] + option["row_state"] + 64
+    assert found["fp32"] == {"table": 4 * shape[0] * shape[1], "row_state": 4 * shape[0]}
+
+
+def test_json_holds_what_is_on_the_wire(monkeypatch, capsys):
+    asked = (*BILLION, "--memory", "24GB", "--ranks", 4, "--batch", 400, "--bag", 3, "--json")
+    wire = {}
+    for sharding in ("table", "row", "column"):
+        _, out, _ = called(monkeypatch, capsys, *asked, "--sharding", sharding)
+        wire[sharding] = json.loads(out)["wire"]
+    # 300 bags of 3 ids are of other ranks; counts to 3 take 2 bits.
+    assert wire["table"]["packed"] == {
+        "indices": 4800,
+        "forward": 4800,
+        "gradients": 76_800,
+        "statistics": 0,
+        "total": 86_400,
+    }
+    assert wire["table"]["fp32"]["indices"] == 8400
+    assert wire["table"]["fp32"]["forward"] == wire["table"]["fp32"]["gradients"] == 76_800
+    assert wire["row"]["packed"]["indices"] == 300 * 4 + 900 * 4 // 4
+    assert wire["row"]["packed"]["forward"] == 4800
+    assert wire["column"]["packed"]["forward"] == 2400
+    assert wire["column"]["packed"]["statistics"] == 1200 * 132
+    assert wire["column"]["fp32"]["statistics"] == 0
+
+
+def test_more_ranks_do_not_help_a_table_that_lies_on_one(monkeypatch, capsys):
+    asked = (*BILLION, "--memory", "24GB", "--ranks", 8, "--bits", 4)
+    code, out, _ = called(monkeypatch, capsys, *asked, "--sharding", "table", "-q")
+    assert code == 0
+    assert out.endswith("It would with 2 bits, with D = 32 or with 666M rows\n")
+
+
+def test_one_rank_sends_nothing(monkeypatch, capsys):
+    _, out, _ = called(monkeypatch, capsys, *BILLION, "--memory", "24GB", "--json")
+    assert json.loads(out)["wire"]["packed"]["total"] == 0
+    _, out, _ = called(monkeypatch, capsys, *BILLION, "--memory", "24GB")
+    assert " ranks, by " not in out
+
+
 MISTAKES = [
     (("--memory", "24"), "nothing fits", 3),
     (("--memory", "lots"), "--memory is 'lots'; it must be a size such as 24GB", 2),
     (("--memory", "0"), "--reserve is 0 B; it must be less than --memory, 0 B.", 2),
     (("--memory", "1GB", "--bits", 0), "--bits is 0; it must be in 1..8.", 2),
     (("--memory", "1GB", "--gpus", 0), "--gpus is 0; it must be at least 1.", 2),
+    (("--memory", "1GB", "--ranks", 0), "--ranks is 0; it must be at least 1.", 2),
+    (("--memory", "1GB", "--ranks", 2, "--gpus", 3), "--gpus is 3; it must be left out beside --ranks 2.", 2),
+    (("--memory", "1GB", "--sharding", "cell"), "--sharding is 'cell'; it must be one of table, row, column.", 2),
     (("--memory", "1GB", "--adaptivity", "adam"), "--adaptivity is 'adam'; it must be ema or none.", 2),
     (("--memory", "1GB", "--reserve", "2GB"), "--reserve is 2 GB; it must be less than --memory, 1 GB.", 2),
     (("--memory", "1GB", "--json", "/none/p"), "--json is /none/p; it must be a file in a folder", 2),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from packedbag.core.footprint import SHARDINGS
 from packedbag.core.layout import MAX_EMBEDDING_DIM
 from packedbag.report.kinds.kind import Load
 from packedbag.report.kinds.packed import Packed
@@ -21,6 +22,7 @@ WISHES = st.builds(
     memory=st.integers(10**6, 10**12),
     reserve=st.just(0) | st.integers(0, 10**6 - 1),
     gpus=st.integers(1, 64),
+    sharding=st.sampled_from(SHARDINGS),
     load=st.builds(Load, st.integers(1, 4096), st.integers(1, 50)),
     row_state=st.booleans(),
 )
@@ -30,7 +32,8 @@ def fits(wish, bits, *, rows=None, dim=None, gpus=None):
     """Say whether a training step fits: straight from the formula."""
     changed = replace(wish, rows=rows or wish.rows, dim=dim or wish.dim, gpus=gpus or wish.gpus)
     kind = Packed(bits, row_state=wish.row_state)
-    return changed.costs(kind, changed.shard(), changed.dim).peak <= wish.memory - wish.reserve
+    part = changed.part()
+    return changed.costs(kind, part.rows, part.dim).peak <= wish.memory - wish.reserve
 
 
 @given(WISHES)
