@@ -17,14 +17,16 @@ ROOT = Path(__file__).parents[2]
 LIMIT = 180
 
 
-def environment(world: int, per_node: int) -> dict[str, str]:
+def environment_of(world: int, per_node: int) -> dict[str, str]:
     """Return the environment of a rank: gloo on the loopback, as many ranks on a node as said."""
     sizes = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(per_node)}
     return {**os.environ, **sizes, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
 @functools.cache
-def run(module: str, world: int, per_node: int | None = None) -> list[dict[str, str]]:
+def run(
+    module: str, world: int, per_node: int | None = None, environment: tuple[tuple[str, str], ...] = ()
+) -> list[dict[str, str]]:
     """Return what each rank says of each check of ``module``: "ok", or a traceback.
 
     The module's ``checks(rank, world, folder)`` returns functions by name, which all ranks run in order.
@@ -38,7 +40,7 @@ def run(module: str, world: int, per_node: int | None = None) -> list[dict[str, 
                 subprocess.Popen(
                     [*command, str(rank), str(world), name],
                     cwd=ROOT,
-                    env={**environment(world, per_node or world), "RANK": str(rank)},
+                    env={**environment_of(world, per_node or world), **dict(environment), "RANK": str(rank)},
                     stdout=output,
                     stderr=subprocess.STDOUT,
                 )
@@ -56,10 +58,16 @@ def run(module: str, world: int, per_node: int | None = None) -> list[dict[str, 
         return [json.loads(file.read_text()) if file.exists() else lost for file in files]
 
 
-def assert_ok(module: str, check: str, world: int, per_node: int | None = None) -> None:
+def assert_ok(
+    module: str,
+    check: str,
+    world: int,
+    per_node: int | None = None,
+    environment: tuple[tuple[str, str], ...] = (),
+) -> None:
     """Fail with what the ranks said unless all of them passed ``check``."""
     pytest.importorskip("torchrec.distributed", reason="TorchRec is not installed; run: make test-distributed")
-    for rank, said in enumerate(run(module, world, per_node)):
+    for rank, said in enumerate(run(module, world, per_node, environment)):
         if check not in said:
             pytest.fail(f"rank {rank} did not get so far: {list(said)[-1]} failed", pytrace=False)
         if said[check] != "ok":

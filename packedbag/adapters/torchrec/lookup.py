@@ -22,6 +22,11 @@ class PackedPart(PackedEmbeddingBag):
     def _draw(self, generator: torch.Generator | None) -> None:
         """Leave the words: `packedbag.adapters.torchrec.first_bits` draws them, or they are loaded."""
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Load the words of a whole table; `ShardedTable` loads those of its parts."""
+        if self.shard is None:
+            super()._load_from_state_dict(*args, **kwargs)
+
     def _notice_ddp(self) -> None:
         """Take no part in a surrounding DDP: its ranks have other parts of the table."""
 
