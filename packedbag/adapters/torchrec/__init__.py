@@ -10,6 +10,7 @@ from packedbag.adapters.torchrec.requirement import import_torchrec
 import_torchrec()
 
 from packedbag.adapters.torchrec.collection import PackedEmbeddingBagCollection  # noqa: E402
+from packedbag.adapters.torchrec.estimates import PackedPerfEstimator, PackedStorageEstimator, packed_planner  # noqa: E402
 from packedbag.adapters.torchrec.sequence import PackedEmbeddingCollection  # noqa: E402
 from packedbag.adapters.torchrec.sequence_sharder import PackedEmbeddingCollectionSharder  # noqa: E402
 from packedbag.adapters.torchrec.sharded import ShardedPackedEmbeddingBagCollection  # noqa: E402
@@ -21,6 +22,9 @@ __all__ = [
     "PackedEmbeddingBagCollectionSharder",
     "PackedEmbeddingCollection",
     "PackedEmbeddingCollectionSharder",
+    "PackedPerfEstimator",
+    "PackedStorageEstimator",
     "ShardedPackedEmbeddingBagCollection",
     "ShardedPackedEmbeddingCollection",
+    "packed_planner",
 ]
