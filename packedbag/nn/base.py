@@ -28,6 +28,11 @@ def output_name(output_dtype: torch.dtype | None) -> str:
     return str(output_dtype or torch.float32).removeprefix("torch.")
 
 
+def mean_of_bits(columns: torch.Tensor, bits_per_value: int) -> torch.Tensor:
+    """Return the mean of each ``bits_per_value`` neighbouring columns, (B, D) -> (B, D / bits_per_value)."""
+    return columns.unflatten(1, (-1, bits_per_value)).mean(2)
+
+
 class PackedModule(torch.nn.Module):
     """A table of +-1 in one bit a weight.
 
@@ -170,13 +175,23 @@ class PackedModule(torch.nn.Module):
         self, indices: torch.Tensor, offsets: torch.Tensor | None, per_sample_weights: torch.Tensor | None
     ) -> torch.Tensor:
         """Return the bags of this table, (B, D / bits_per_value); backward feeds its sink."""
+        bags = self._columns(indices, offsets, per_sample_weights)
+        if self.bits_per_value == 1:
+            return bags
+        values = mean_of_bits(bags, self.bits_per_value)
+        return values if self.output_dtype is None else values.to(self.output_dtype)
+
+    def _columns(
+        self, indices: torch.Tensor, offsets: torch.Tensor | None, per_sample_weights: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return the bags of this table, one number a column, (B, D)."""
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._notice_ddp()
         try:  # nn.Module.__getattr__ finds them too, in 0.6 us each, after an ordinary lookup has failed
             words, anchor = self._buffers["words"], self._parameters["anchor"]
         except KeyError:  # wrappers such as FSDP1 and parametrizations keep them elsewhere
             words, anchor = self.words, self.anchor
-        bags = reduce_bags(
+        return reduce_bags(
             words,
             indices,
             offsets,
@@ -192,10 +207,6 @@ class PackedModule(torch.nn.Module):
             anchor=anchor,
             handle=self._handle,
         )
-        if self.bits_per_value == 1:
-            return bags
-        values = bags.unflatten(1, (-1, self.bits_per_value)).mean(2)
-        return values if self.output_dtype is None else values.to(self.output_dtype)
 
     def _set_scale_from(self, tensor: torch.Tensor) -> None:
         if self.scale is not None and self.scale_kind is not None:

@@ -41,6 +41,7 @@ def checks(rank: int, world: int, folder: Path) -> dict[str, Callable[[], None]]
         found[f"{kind}: long bags"] = partial(sends_long_bags, kind, rank, world, per_node)
         found[f"{kind}: weighted"] = partial(trains_weighted, kind, rank, world, per_node)
         found[f"{kind}: bf16"] = partial(sends_bf16, kind, rank, world, per_node)
+        found[f"{kind}: values"] = partial(trains_values, kind, rank, world, per_node)
         found[f"{kind}: no gradients"] = partial(infers, kind, rank, world, per_node)
     found["a bad gradient"] = partial(refuses_a_bad_gradient, rank, world, per_node)
     found["words split"] = partial(refuses_split_words, world, per_node)
@@ -219,6 +220,24 @@ def refuses_split_words(world: int, per_node: int) -> None:
         plans = {**plan_of("table", world, per_node), "sums": column_wise(**where)}
         with pytest.raises(ArgumentError, match=re.escape(message)):
             sharded(plans, world, per_node, packed("meta"))
+
+
+def trains_values(kind: str, rank: int, world: int, per_node: int) -> None:
+    """Values of several bits: their bits rest apart from each other, on every rank alike."""
+    options = {"bits_per_value": 4, "majority": ()}
+    single = packed(**options)
+    many = sharded(plan_of(kind, world, per_node), world, per_node, packed("meta", **options))
+    ours, theirs = (CounterSGD(packed_parameters(model), seed=9) for model in (single, many))
+    for step in range(2):
+        batch = Batch(step, [4] * world)
+        expected, found = by_key(single(batch.features(None))), many(batch.features(rank))
+        assert found.equal(expected[batch.samples(rank)])
+        grad = batch.grad[:, : found.shape[1]]
+        (expected * grad.div(world)).sum().backward()
+        (found * grad[batch.samples(rank)]).sum().backward()
+        ours.step()
+        theirs.step()
+    assert_same_tables(single, many, ours, theirs)
 
 
 def trains_scales(rank: int, world: int, per_node: int) -> None:

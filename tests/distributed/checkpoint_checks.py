@@ -14,7 +14,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torchrec.distributed.comm_ops import set_gradient_division
 
-from packedbag.adapters.torchrec import load_checkpoint, save_checkpoint
+import packedbag
+from packedbag.adapters.torchrec import export, load_checkpoint, save_checkpoint
 from packedbag.core.errors import CheckpointError, StateMismatchError
 from packedbag.optim import CounterSGD, packed_parameters
 from tests.distributed.bag_checks import assert_same_tables
@@ -37,6 +38,8 @@ def checks(rank: int, world: int, folder: Path) -> dict[str, Callable[[], None]]
             for other in others:
                 found[f"{kind}: goes on from {other}"] = partial(goes_on, kind, other, rank, world, per_node, shared)
     if "save" in os.environ["PACKEDBAG_TEST_ROLE"]:
+        for kind in KINDS:
+            found[f"{kind}: exports"] = partial(exports, kind, rank, world, per_node, folder)
         found["a state dict"] = partial(saves_a_state_dict, rank, world, per_node, folder)
         found["refusals"] = partial(refuses, rank, world, per_node, folder)
     return found
@@ -53,7 +56,7 @@ def train(step: int, single: Any, many: Any, rank: int, world: int) -> None:
 def made(kind: str, world: int, per_node: int) -> tuple[Any, Any, Any]:
     many = sharded(plan_of(kind, world, per_node), world, per_node, packed("meta", scale="table"))
     optimizer = CounterSGD(packed_parameters(many), seed=9, bits=5)
-    return many, optimizer, torch.optim.Adam([scale for scale in tables_of(many).scales.values()], lr=0.01)
+    return many, optimizer, torch.optim.Adam(list(tables_of(many).scales.values()), lr=0.01)
 
 
 def saves(kind: str, rank: int, world: int, per_node: int, shared: Path) -> None:
@@ -107,6 +110,19 @@ def saves_a_state_dict(rank: int, world: int, per_node: int, folder: Path) -> No
                 assert part.words.equal(words), name
     with pytest.raises(NotImplementedError, match="pieces of a table"):
         many.state_dict()["tables.embedding_bags.sums.weight"].sum()
+
+
+def exports(kind: str, rank: int, world: int, per_node: int, folder: Path) -> None:
+    """A file holds the tables of all ranks, and serves what the model does."""
+    many, _, _ = made(kind, world, per_node)
+    export(many, folder / f"{kind}.safetensors")
+    single = packed(scale="table")
+    stored = packedbag.load(folder / f"{kind}.safetensors", verify=True)
+    for name, part in single.embedding_bags.items():
+        table = stored[f"tables.embedding_bags.{name}"]
+        assert (table.words == part.weight.numpy()).all(), name
+        assert table.scale == 1, name
+    assert not list(folder.glob(".export-*"))
 
 
 def refuses(rank: int, world: int, per_node: int, folder: Path) -> None:

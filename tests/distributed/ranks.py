@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: Seconds until ranks that wait for each other are ended.
 LIMIT = 180
+REASON = "TorchRec is not installed; run: make test-distributed"
 
 
 def environment_of(world: int, per_node: int) -> dict[str, str]:
@@ -66,9 +67,20 @@ def assert_ok(
     environment: tuple[tuple[str, str], ...] = (),
 ) -> None:
     """Fail with what the ranks said unless all of them passed ``check``."""
-    pytest.importorskip("torchrec.distributed", reason="TorchRec is not installed; run: make test-distributed")
+    pytest.importorskip("torchrec.distributed", reason=REASON)
     for rank, said in enumerate(run(module, world, per_node, environment)):
         if check not in said:
             pytest.fail(f"rank {rank} did not get so far: {list(said)[-1]} failed", pytrace=False)
         if said[check] != "ok":
             pytest.fail(f"rank {rank}: {said[check]}", pytrace=False)
+
+
+def assert_all_ok(module: str, world: int, per_node: int | None = None) -> int:
+    """Fail unless all ranks passed all checks of ``module``; return how many there are."""
+    pytest.importorskip("torchrec.distributed", reason=REASON)
+    said = run(module, world, per_node)
+    for rank, each in enumerate(said):
+        for check, text in each.items():
+            if text != "ok":
+                pytest.fail(f"rank {rank}, {check}: {text}", pytrace=False)
+    return len(said[0])

@@ -17,6 +17,7 @@ OF_KINDS = (
     "long bags",
     "weighted",
     "bf16",
+    "values",
     "no gradients",
 )
 CHECKS = [f"{kind}: {name}" for kind in KINDS for name in OF_KINDS] + ["a bad gradient", "words split", "scales"]

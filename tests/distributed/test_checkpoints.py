@@ -10,7 +10,7 @@ from tests.distributed.ranks import assert_ok
 
 MODULE = "tests.distributed.checkpoint_checks"
 KINDS = ("table", "row", "column", "data", "table_row", "mixed")
-SAVES = [*(f"{kind}: saves" for kind in KINDS), "a state dict", "refusals"]
+SAVES = [*(f"{kind}: {what}" for what in ("saves", "exports") for kind in KINDS), "a state dict", "refusals"]
 GOES_ON = [f"{kind}: goes on from {KINDS[(i + step) % len(KINDS)]}" for i, kind in enumerate(KINDS) for step in (1, 3)]
 
 

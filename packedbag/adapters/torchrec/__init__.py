@@ -9,8 +9,10 @@ from packedbag.adapters.torchrec.requirement import import_torchrec
 
 import_torchrec()
 
+from packedbag.adapters.torchrec.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from packedbag.adapters.torchrec.collection import PackedEmbeddingBagCollection  # noqa: E402
 from packedbag.adapters.torchrec.estimates import PackedPerfEstimator, PackedStorageEstimator, packed_planner  # noqa: E402
+from packedbag.adapters.torchrec.export import export, gathered  # noqa: E402
 from packedbag.adapters.torchrec.sequence import PackedEmbeddingCollection  # noqa: E402
 from packedbag.adapters.torchrec.sequence_sharder import PackedEmbeddingCollectionSharder  # noqa: E402
 from packedbag.adapters.torchrec.sharded import ShardedPackedEmbeddingBagCollection  # noqa: E402
@@ -26,5 +28,9 @@ __all__ = [
     "PackedStorageEstimator",
     "ShardedPackedEmbeddingBagCollection",
     "ShardedPackedEmbeddingCollection",
+    "export",
+    "gathered",
+    "load_checkpoint",
     "packed_planner",
+    "save_checkpoint",
 ]

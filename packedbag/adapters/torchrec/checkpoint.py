@@ -1,7 +1,7 @@
 """Checkpoints of sharded runs: saved by N ranks with one plan, loaded by M ranks with another, to the same bits.
 
-A checkpoint is a folder. `torch.distributed.checkpoint` writes what is sharded, every rank its pieces; rank 0 writes the
-rest to ``whole.pt``. It is made beside its place and renamed when all is on disk: a folder of that name is whole.
+A checkpoint is a folder. `torch.distributed.checkpoint` writes what is sharded, every rank its pieces; rank 0 writes
+the rest to ``whole.pt``. It is made beside its place and renamed when all is on disk: a folder of that name is whole.
 """
 
 from __future__ import annotations

@@ -12,12 +12,31 @@ from packedbag.ops.shard import Shard
 
 
 class PackedPart(PackedEmbeddingBag):
-    """A part of a table: rows and whole words of columns, reduced by sums."""
+    """A part of a table: rows and whole words of columns, reduced by sums, a number for each column.
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, shard: Shard | None, device: Any = None) -> None:
+    Args:
+        num_embeddings, embedding_dim: of the part.
+        shard: where it lies in its table; None: it is all of it.
+        device: where the part lies.
+        bits_per_value: columns whose mean is taken at the end; the optimizer is to know.
+    """
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, shard: Shard | None, device: Any = None, bits_per_value: int = 1
+    ) -> None:
         # Indices are judged before they are sent to whoever has the row: here all are inside.
-        super().__init__(num_embeddings, embedding_dim, include_last_offset=True, bounds="unchecked", device=device)
+        options: dict[str, Any] = {"include_last_offset": True, "bounds": "unchecked", "device": device}
+        super().__init__(num_embeddings, embedding_dim, bits_per_value=bits_per_value, **options)
         self.shard = shard
+
+    def forward(
+        self,
+        indices: torch.Tensor,
+        offsets: torch.Tensor | None = None,
+        per_sample_weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return sums, (B, columns): what becomes of them is decided where the bags are."""
+        return self._columns(indices, offsets, per_sample_weights)
 
     def _draw(self, generator: torch.Generator | None) -> None:
         """Leave the words: `packedbag.adapters.torchrec.first_bits` draws them, or they are loaded."""

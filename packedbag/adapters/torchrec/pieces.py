@@ -1,4 +1,4 @@
-"""`TablePieces`: a tensor of which this rank holds some pieces, as `torch.distributed.checkpoint` saves and loads it."""
+"""`TablePieces`: a tensor of which this rank holds pieces, as `torch.distributed.checkpoint` saves and loads it."""
 
 from __future__ import annotations
 

@@ -30,9 +30,10 @@ from packedbag.adapters.torchrec.features import check_features, in_bounds
 from packedbag.adapters.torchrec.lookup import PackedLookup
 from packedbag.adapters.torchrec.pooling import Finish, Pooled
 from packedbag.adapters.torchrec.replicated import ReplicatedLookup
-from packedbag.adapters.torchrec.sharded_table import ShardedTable, as_table, whole_tables
+from packedbag.adapters.torchrec.sharded_table import ShardedTable, as_table, real_scales, whole_tables
 from packedbag.adapters.torchrec.wire import CountCodecs, width_for
 from packedbag.core.errors import ArgumentError
+from packedbag.nn.base import mean_of_bits
 
 #: Plans by which a bag's rows are all on one rank: majorities are decided there, and travel as bits.
 WHOLE_BAGS = {ShardingType.TABLE_WISE.value, ShardingType.COLUMN_WISE.value, ShardingType.TABLE_COLUMN_WISE.value}
@@ -121,8 +122,8 @@ class ShardedPackedEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # typ
             module_fqn,
         )
         self.embedding_bags = torch.nn.ModuleDict(self._tables)
-        self.scales = module.scales
-        self.bounds = module.bounds
+        self.scales = real_scales(module.scales, device)
+        self.bounds, self.bits_per_value = module.bounds, module.bits_per_value
         self._describe_features()
         del self._source, self._tables
 
@@ -274,7 +275,10 @@ class ShardedPackedEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # typ
         values = Finish.apply(received.values(), lengths[:, self._places], self._pooled, not self._is_weighted)
         if self._scaled:
             values = values * torch.cat([self.scales[name].expand(dim) for name, dim in self._scaled])
-        return KeyedTensor(keys=received.keys(), values=values, length_per_key=self._embedding_dims)
+        dims = self._embedding_dims
+        if self.bits_per_value > 1:
+            values, dims = mean_of_bits(values, self.bits_per_value), [dim // self.bits_per_value for dim in dims]
+        return KeyedTensor(keys=received.keys(), values=values, length_per_key=dims)
 
     def _check_sizes(self, number: int, sizes: list[int]) -> None:
         """Raise `ArgumentError` where gloo cannot reduce and scatter: batches of different sizes, by rows."""

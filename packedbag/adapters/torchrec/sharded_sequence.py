@@ -19,7 +19,7 @@ from packedbag.adapters.torchrec.asked import Asked, asked_for
 from packedbag.adapters.torchrec.row_lookup import ReplicatedRows, RowLookup
 from packedbag.adapters.torchrec.row_wire import row_codecs
 from packedbag.adapters.torchrec.sequence import PackedEmbeddingCollection
-from packedbag.adapters.torchrec.sharded_table import ShardedTable, as_table, whole_tables
+from packedbag.adapters.torchrec.sharded_table import ShardedTable, as_table, real_scales, whole_tables
 from packedbag.core.errors import ArgumentError
 
 
@@ -101,7 +101,7 @@ class ShardedPackedEmbeddingCollection(ShardedEmbeddingCollection):  # type: ign
         self._use_index_dedup = False  # a process-wide flag may ask for it; it sums gradients in another order
         self._need_indices = module.need_indices()
         self.embeddings = torch.nn.ModuleDict(self._tables)
-        self.scales = module.scales
+        self.scales = real_scales(module.scales, device)
         self.bounds = module.bounds
         self._describe_features()
         del self._source, self._tables

@@ -11,9 +11,10 @@ from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingT
 
 from packedbag.adapters.torchrec.first_bits import draw_words
 from packedbag.adapters.torchrec.lookup import PackedPart
+from packedbag.adapters.torchrec.pieces import Piece, TablePieces
 from packedbag.backends.eager_bits import clear_tail
 from packedbag.core.errors import ArgumentError
-from packedbag.core.layout import BITS_PER_WORD, words_per_row
+from packedbag.core.layout import BITS_PER_WORD, view_words, words_per_row
 from packedbag.ops.shard import Shard
 
 
@@ -31,6 +32,7 @@ class WholeTable(NamedTuple):
         number: the table's position there.
         seed: of the collection's first bits.
         words: (V, W) int32; on the meta device where they are still to be drawn.
+        bits_per_value: columns whose mean is one value.
     """
 
     owner: object
@@ -40,15 +42,35 @@ class WholeTable(NamedTuple):
     num_embeddings: int
     embedding_dim: int
     words: torch.Tensor
+    bits_per_value: int
 
 
 def whole_tables(seed: int, configs: Sequence[Any], parts: Any) -> list[WholeTable]:
     """Return the tables of a collection, of which there are its seed, its configs, and `PackedPart`s by name."""
     owner = object()
     return [
-        WholeTable(owner, number, seed, each.name, each.num_embeddings, each.embedding_dim, parts[each.name].words)
+        WholeTable(
+            owner,
+            number,
+            seed,
+            each.name,
+            each.num_embeddings,
+            each.embedding_dim,
+            parts[each.name].words,
+            parts[each.name].bits_per_value,
+        )
         for number, each in enumerate(configs)
     ]
+
+
+def real_scales(scales: torch.nn.ParameterDict, device: torch.device | None) -> torch.nn.ParameterDict:
+    """Return a collection's scales on ``device``; those of the meta device, which have no value, as 1."""
+    where = device or torch.device("cpu")
+    made = {
+        name: torch.nn.Parameter(torch.ones((), device=where) if scale.is_meta else scale.detach().to(where))
+        for name, scale in scales.items()
+    }
+    return torch.nn.ParameterDict(made)
 
 
 class ShardedTable(torch.nn.Module):
@@ -71,6 +93,7 @@ class ShardedTable(torch.nn.Module):
         super().__init__()
         self.table_name, self.number, self.seed = source.name, source.number, source.seed
         self.num_embeddings, self.embedding_dim = source.num_embeddings, source.embedding_dim
+        self.bits_per_value = source.bits_per_value
         self._env, self._key, self._device = env, (source.owner, source.name), device or torch.device("cpu")
         places = _places(source.name, source.num_embeddings, source.embedding_dim, plan, env)
         self.parts = torch.nn.ModuleList([self._part(place) for place in places])
@@ -103,6 +126,39 @@ class ShardedTable(torch.nn.Module):
             if part.words.numel():
                 clear_tail(part.words, part.embedding_dim)
 
+    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """Return ``weight``, uint32 (V, W): this rank's pieces of it, for `torch.distributed.checkpoint`."""
+        destination = {} if destination is None else destination
+        shape = (self.num_embeddings, words_per_row(self.embedding_dim))
+        pieces = [
+            Piece((part.shard.first_row, part.shard.first_column // BITS_PER_WORD), part.weight)
+            for part in self.parts
+            if part.num_embeddings
+        ]
+        destination[f"{prefix}weight"] = TablePieces(shape, torch.uint32, pieces)
+        return destination
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Take this rank's parts out of a whole table; pieces that DCP has loaded are these parts already."""
+        key = f"{prefix}weight"
+        weight = state_dict.get(key)
+        if weight is None:
+            missing_keys.append(key)
+        elif tuple(weight.shape) != (self.num_embeddings, words_per_row(self.embedding_dim)):
+            expected = (self.num_embeddings, words_per_row(self.embedding_dim))
+            error_msgs.append(f"{key}: words of shape {tuple(weight.shape)}; this table has {expected}.")
+        elif not isinstance(weight, TablePieces):
+            self._take(view_words(weight, "int32"))
+
     def _take(self, words: torch.Tensor) -> None:
         with torch.no_grad():
             for part in self.parts:
@@ -125,7 +181,7 @@ class ShardedTable(torch.nn.Module):
             replicated=place.replicated,
             process_group=self._env.process_group,
         )
-        return PackedPart(place.rows, place.columns, shard, self._device)
+        return PackedPart(place.rows, place.columns, shard, self._device, self.bits_per_value)
 
 
 class Place(NamedTuple):
@@ -157,7 +213,7 @@ def _places(
     for rank, row, column, rows, columns in shards:
         end = column + columns
         if column % BITS_PER_WORD or (end % BITS_PER_WORD and end != embedding_dim):
-            advice = "Pass column_wise(ranks=[...], size_per_rank=[...])."
+            advice = "Pass TorchRec's column_wise a size_per_rank of such widths."
             raise ArgumentError(what, f"splitting columns at {column} and {end}", "at multiples of 32", advice)
         beside = sorted((each for each in shards if each[1] == row), key=lambda each: each[2])
         holders = tuple(each[0] for each in beside)
