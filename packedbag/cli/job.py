@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from packedbag.adapters.torchrec_requirement import import_torchrec
 from packedbag.cli.console import notes, output
 from packedbag.cli.interrupt import StopWish, stop_wish
 from packedbag.cli.progress import ReadingBar, TrainingBar
@@ -19,9 +23,9 @@ from packedbag.cli.sources import DataOptions, open_source
 from packedbag.cli.table import explain, render
 from packedbag.core.errors import ArgumentError
 from packedbag.io.atomic import replacing
-from packedbag.recsys import metrics, tensorboard
+from packedbag.recsys import metrics, ranks, tensorboard
 from packedbag.recsys.dataset import Dataset
-from packedbag.recsys.export import export_tables
+from packedbag.recsys.export import export_tables, write_tables
 from packedbag.recsys.log import EpochLog
 from packedbag.recsys.settings import Settings
 from packedbag.recsys.split import PARTS, TRAIN
@@ -49,6 +53,8 @@ class Job:
     unseen_rows: int
     min_count: int
     compare: bool
+    sharding: str | None
+    timeout: int
     threads: int | None
     output: Path
     resume: bool
@@ -57,6 +63,8 @@ class Job:
     json_path: Path | None
     tensorboard: Path | None
     quiet: bool
+    #: Whether this process writes logs and the table: of several, the first.
+    _speaks: bool = True
 
     def run(self) -> None:
         """Train, measure, export, and print the table.
@@ -79,6 +87,8 @@ class Job:
             if self.threads > MAX_THREADS:
                 raise ArgumentError("--threads", self.threads, f"at most {MAX_THREADS}")
             torch.set_num_threads(self.threads)
+        if self.sharding is not None:
+            self._join()
         dataset = self._open()
         results: list[Result] = []
         with stop_wish(self._announce_stop) as wish:
@@ -88,6 +98,8 @@ class Job:
             except Stopped:
                 self._say(f"stopped; everything is saved. Continue with the same command and --resume ({self.output}).")
                 sys.exit(wish.exit_code)
+        if self.sharding is not None and not self._leave():
+            return
         comparison = self._compare(dataset, results)
         if self.json_path is not None:
             with replacing(self.json_path) as file:
@@ -122,27 +134,71 @@ class Job:
 
     def _train(self, kind: str, dataset: Dataset, wish: StopWish) -> Result:
         folder = self.output / kind
-        trainer = Trainer(kind, dataset, self.settings, folder, checkpoint_steps=self.checkpoint_steps)
+        trainer = self._trainer(kind, dataset, folder)
         # With --compare a run may have been stopped before its second model began.
         resume = self.resume and (kind == "packed" or trainer.path.exists())
+        if self.sharding is not None and ranks.was_restarted():
+            resume = trainer.path.exists()
         log = EpochLog(folder)
         if resume:
             self._go_on(trainer)
         else:
-            for what, kept in (("checkpoint", trainer.keep_old()), ("log", log.keep_old())):
+            for what, kept in (("checkpoint", trainer.keep_old()), ("log", log.keep_old() if self._speaks else None)):
                 if kept is not None:
                     self._say(f"the {what} of an earlier run is kept as {kept}")
         train_rows = None if dataset.counts is None else dataset.counts[TRAIN]
         with contextlib.ExitStack() as open_now:
             bar = TrainingBar(notes, kind, self.settings.epochs, train_rows, wish, quiet=self.quiet)
-            watchers: list[Watcher] = [open_now.enter_context(bar), log]
-            if self.tensorboard is not None:
+            watchers: list[Watcher] = [open_now.enter_context(bar), *([log] if self._speaks else [])]
+            if self.tensorboard is not None and self._speaks:
                 watchers.append(open_now.enter_context(tensorboard.TensorBoard(self.tensorboard / kind)))
             result = trainer.run(Watchers(*watchers))
         if kind == "packed":
-            paths = export_tables(trainer.model, dataset, folder / "tables")
+            paths = self._export(trainer, dataset, folder / "tables")
             self._say(f"{len(paths)} tables of the best epoch ({result.best_epoch + 1}) written to {folder / 'tables'}")
         return result
+
+    def _trainer(self, kind: str, dataset: Dataset, folder: Path) -> Trainer:
+        if self.sharding is None:
+            return Trainer(kind, dataset, self.settings, folder, checkpoint_steps=self.checkpoint_steps)
+        from packedbag.recsys.sharded_trainer import ShardedTrainer  # needs TorchRec
+
+        options: dict[str, Any] = {"sharding": self.sharding, "checkpoint_steps": self.checkpoint_steps}
+        return ShardedTrainer(dataset, self.settings, folder, **options)
+
+    def _export(self, trainer: Trainer, dataset: Dataset, folder: Path) -> list[Path]:
+        if self.sharding is None:
+            return export_tables(trainer.model, dataset, folder)
+        with trainer.whole_tables(self.output) as tables:  # type: ignore[attr-defined]
+            return write_tables(tables, dataset, folder) if tables else []
+
+    def _join(self) -> None:
+        """Meet the other processes; only the first speaks.
+
+        Raises:
+            ArgumentError: an option does not go with --sharding, or torchrun has not started this.
+            MissingTorchRecError: TorchRec is not installed.
+        """
+        assert self.sharding is not None
+        ranks.check_sharding(self.sharding)
+        if self.compare:
+            raise ArgumentError("--compare", "given with --sharding", "left out: there is no sharded fp32 twin")
+        if self.timeout < 1:
+            raise ArgumentError("--timeout", self.timeout, "at least 1")
+        import_torchrec()
+        for noisy in ("torchrec", "torch.fx", "fbgemm_gpu"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        # TorchRec calls collectives by names that torch 2.13 is about to drop.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+        ranks.join(self.timeout)
+        self._speaks = torch.distributed.get_rank() == 0
+        self.quiet = self.quiet or not self._speaks
+
+    def _leave(self) -> bool:
+        """Part from the other processes; return whether this one goes on to print the table."""
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+        return self._speaks
 
     def _go_on(self, trainer: Trainer) -> None:
         """Take over the checkpoint, and say so where rates will follow another schedule than its run was made for."""

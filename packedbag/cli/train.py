@@ -9,6 +9,7 @@ import typer
 
 from packedbag.cli.console import guarded
 from packedbag.cli.sources import DataOptions
+from packedbag.recsys.ranks import TIMEOUT
 from packedbag.recsys.settings import CHECKPOINT_STEPS, Settings
 
 DEFAULTS = Settings()
@@ -25,6 +26,8 @@ packedbag train csv --data ratings.csv --label rating --threshold 4 --categorica
 packedbag train criteo --data train.txt --hash-rows 1000000 --split time
 
 packedbag train libfm --data train.libfm --output runs/mine --resume
+
+torchrun --nproc-per-node=2 -m packedbag train movielens-100k --sharding row
 """
 
 
@@ -132,6 +135,17 @@ def train(
             help="Of the random split, the first weights, the order and the rounding.", rich_help_panel=TRAINING
         ),
     ] = DEFAULTS.seed,
+    sharding: Annotated[
+        str | None,
+        typer.Option(
+            help="Spread tables over the processes that torchrun started: table, row, column or auto.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    timeout: Annotated[
+        int,
+        typer.Option(help="With --sharding: seconds to wait for a process that is gone.", rich_help_panel=RUN),
+    ] = TIMEOUT,
     threads: Annotated[
         int | None,
         typer.Option(help="Threads of torch; fewer are faster where others use the cores too.", rich_help_panel=RUN),
@@ -201,6 +215,8 @@ def train(
             unseen_rows=unseen_rows,
             min_count=min_count,
             compare=compare,
+            sharding=sharding,
+            timeout=timeout,
             threads=threads,
             output=output or Path("runs") / dataset,
             resume=resume,

@@ -86,12 +86,12 @@ def table_reports(
         return None, {}
     changes = [(f1 - f0, u1 - u0) for (f0, u0), (f1, u1) in zip(before, after, strict=True)]
     tables = {
-        name: TableReport(_rate(*change), untouched, None if histogram is None else histogram.tolist())
+        name: TableReport(rate_of(*change), untouched, None if histogram is None else histogram.tolist())
         for name, change, untouched, histogram in zip(
             names, changes, optimizer.untouched_rows(), optimizer.confidence_histogram(), strict=True
         )
     }
-    return _rate(sum(f for f, _ in changes), sum(u for _, u in changes)), tables
+    return rate_of(sum(f for f, _ in changes), sum(u for _, u in changes)), tables
 
 
 def untouched_rows(optimizer: torch.optim.Optimizer) -> int | None:
@@ -102,7 +102,8 @@ def untouched_rows(optimizer: torch.optim.Optimizer) -> int | None:
     return sum(counts) if counts else None
 
 
-def _rate(flips: int, updated: int) -> float | None:
+def rate_of(flips: int, updated: int) -> float | None:
+    """Return which part of the updated weights flipped; None where none was."""
     return flips / updated if updated else None
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from packedbag.io.atomic import replacing
 from packedbag.io.tables import save
-from packedbag.nn import PackedEmbeddingBag
 from packedbag.recsys.dataset import Dataset
 from packedbag.recsys.ids import MappedIds
 from packedbag.recsys.model import ClickModel
+from packedbag.table import PackedTable
 
 
 def export_tables(model: ClickModel, dataset: Dataset, folder: Path) -> list[Path]:
@@ -30,12 +31,15 @@ def export_tables(model: ClickModel, dataset: Dataset, folder: Path) -> list[Pat
     Raises:
         OSError: a file cannot be written; older files of these names are unchanged.
     """
+    return write_tables([module.to_table() for module in model.tables], dataset, folder)  # type: ignore[operator]
+
+
+def write_tables(tables: Sequence[PackedTable], dataset: Dataset, folder: Path) -> list[Path]:
+    """Write what `export_tables` writes: tables in the order of the fields."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     stems: set[str] = set()
-    for number, (field, ids, module) in enumerate(zip(dataset.fields, dataset.ids, model.tables, strict=True)):
-        assert isinstance(module, PackedEmbeddingBag)
-        table = module.to_table()
+    for number, (field, ids, table) in enumerate(zip(dataset.fields, dataset.ids, tables, strict=True)):
         mapped = isinstance(ids, MappedIds)
         table.metadata |= {
             "field": field.name,

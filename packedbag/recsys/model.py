@@ -53,11 +53,7 @@ class ClickModel(nn.Module):
             _table(kind, field, count, embedding_dim, bits_per_value) for field, count in zip(fields, rows, strict=True)
         )
         width = len(self.tables) * embedding_dim // (bits_per_value if kind == "packed" else 1)
-        layers: list[nn.Module] = [nn.BatchNorm1d(width)]
-        for size in hidden:
-            layers += [nn.Linear(width, size), nn.ReLU(), nn.BatchNorm1d(size), nn.Dropout(dropout)]
-            width = size
-        self.perceptron = nn.Sequential(*layers, nn.Linear(width, 1))
+        self.perceptron = perceptron(width, hidden, dropout)
 
     def forward(self, batch: Rows) -> torch.Tensor:
         """Return the logit of each row, (n,) float32."""
@@ -67,6 +63,15 @@ class ClickModel(nn.Module):
             parts.append(table(torch.from_numpy(column.indices), torch.from_numpy(column.offsets), weights))
         logits: torch.Tensor = self.perceptron(torch.cat(parts, dim=1))
         return logits.squeeze(1)
+
+
+def perceptron(width: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
+    """Return layers from ``width`` inputs to one logit."""
+    layers: list[nn.Module] = [nn.BatchNorm1d(width)]
+    for size in hidden:
+        layers += [nn.Linear(width, size), nn.ReLU(), nn.BatchNorm1d(size), nn.Dropout(dropout)]
+        width = size
+    return nn.Sequential(*layers, nn.Linear(width, 1))
 
 
 def _table(kind: str, field: Field, rows: int, embedding_dim: int, bits_per_value: int) -> nn.Module:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from packedbag.core.errors import ArgumentError, CheckpointError
 from packedbag.recsys import checkpoint, metrics
 from packedbag.recsys.dataset import Dataset, Order
-from packedbag.recsys.epoch import Epoch, flip_counts, table_reports, untouched_rows
+from packedbag.recsys.epoch import Epoch, TableReport, flip_counts, table_reports, untouched_rows
 from packedbag.recsys.metrics import Score
 from packedbag.recsys.model import ClickModel
 from packedbag.recsys.progress import Progress
@@ -77,15 +77,7 @@ class Trainer:
         self.checkpoint_steps = checkpoint_steps
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(settings.seed)
-        self.model = ClickModel(
-            dataset.fields,
-            [ids.rows for ids in dataset.ids],
-            kind=kind,
-            embedding_dim=settings.embedding_dim,
-            bits_per_value=settings.bits_per_value,
-            hidden=settings.hidden,
-            dropout=settings.dropout,
-        )
+        self.model: Any = self._make_model()
         self.optimizers = optimizers(kind, self.model, settings)
         #: The rates that the schedule starts from; those in the optimizers are of the last step.
         self._rates = tuple(optimizer.param_groups[0]["lr"] for optimizer in self.optimizers)
@@ -104,9 +96,7 @@ class Trainer:
         watcher.start(self.progress)
         while not self._finished():
             self._epoch(watcher)
-        state = checkpoint.load(self.best_path, (*self._origin(), "model"))
-        self._check_origin(state, self.best_path)
-        self.model.load_state_dict(state["model"])
+        self._load_best()
         valid = Score(self.progress.best_auc, self.progress.best_log_loss)
         return Result(
             kind=self.kind,
@@ -115,9 +105,7 @@ class Trainer:
             best_epoch=self.progress.best_epoch,
             epochs=self.progress.epoch,
             seconds=self.progress.seconds,
-            table_bytes=table_bytes(self.model),
-            state_bytes=state_bytes(self.optimizers[0]),
-            untouched_rows=untouched_rows(self.optimizers[0]),
+            **self._sizes(),
         )
 
     def score(self, part: int) -> Score:
@@ -127,7 +115,7 @@ class Trainer:
         self.model.eval()
         with torch.no_grad():
             for batch in self.dataset.batches(part, max(self.settings.batch_size, 4096)):
-                predictions.append(torch.sigmoid(self.model(batch)).numpy())
+                predictions.append(self._predict(batch))
                 labels.append(batch.labels)
         self.model.train()
         nothing = np.empty(0, np.float32)
@@ -171,6 +159,56 @@ class Trainer:
         self.progress = Progress(**state["progress"])
         return int(state["settings"]["epochs"])
 
+    # What a run of several processes does otherwise: `packedbag.recsys.sharded_trainer` ---------------------------
+
+    def _make_model(self) -> Any:
+        return ClickModel(
+            self.dataset.fields,
+            [ids.rows for ids in self.dataset.ids],
+            kind=self.kind,
+            embedding_dim=self.settings.embedding_dim,
+            bits_per_value=self.settings.bits_per_value,
+            hidden=self.settings.hidden,
+            dropout=self.settings.dropout,
+        )
+
+    def _predict(self, batch: Rows) -> npt.NDArray[np.float32]:
+        """Return the probability of each row of a batch."""
+        found: npt.NDArray[np.float32] = torch.sigmoid(self.model(batch)).numpy()
+        return found
+
+    def _share(self, batch: Rows) -> Rows:
+        """Return which rows of a batch this process trains on."""
+        return batch
+
+    def _is_to_stop(self, watcher: Watcher) -> bool:
+        return watcher.stop_requested()
+
+    def _save_best(self) -> None:
+        checkpoint.save(self.best_path, {**self._origin(), "model": self.model.state_dict()})
+
+    def _load_best(self) -> None:
+        state = checkpoint.load(self.best_path, (*self._origin(), "model"))
+        self._check_origin(state, self.best_path)
+        self.model.load_state_dict(state["model"])
+
+    def _sizes(self) -> dict[str, Any]:
+        """Return the bytes of tables and of their optimizer's state, and how many rows no step has updated."""
+        tables = self.optimizers[0]
+        return {
+            "table_bytes": table_bytes(self.model),
+            "state_bytes": state_bytes(tables),
+            "untouched_rows": untouched_rows(tables),
+        }
+
+    def _flip_counts(self) -> list[list[int]]:
+        return flip_counts(self.optimizers[0])
+
+    def _table_reports(self, names: list[str]) -> tuple[float | None, dict[str, TableReport]]:
+        return table_reports(self.optimizers[0], names, self.progress.flips, self._flip_counts())
+
+    # ---------------------------------------------------------------------------------------------------------------
+
     def _finished(self) -> bool:
         p = self.progress
         return p.epoch >= self.settings.epochs or p.epoch - 1 - p.best_epoch >= self.settings.patience
@@ -180,14 +218,14 @@ class Trainer:
         started = time.perf_counter()
         self.model.train()
         if p.batch == 0:
-            p.flips = flip_counts(self.optimizers[0])
+            p.flips = self._flip_counts()
         for batch in self._batches():
             p.loss_sum += self._step(batch) * len(batch)
             p.rows += len(batch)
             p.batch += 1
             p.steps += 1
             watcher.step(p, len(batch))
-            stop = watcher.stop_requested()
+            stop = self._is_to_stop(watcher)
             if stop or p.steps % self.checkpoint_steps == 0:
                 p.spend(time.perf_counter() - started)
                 self.save()
@@ -198,11 +236,11 @@ class Trainer:
         valid = self.score(VALID)
         if p.best_epoch < 0 or valid.auc > p.best_auc:
             p.best_epoch, p.best_auc, p.best_log_loss = p.epoch, valid.auc, valid.log_loss
-            checkpoint.save(self.best_path, {**self._origin(), "model": self.model.state_dict()})
+            self._save_best()
         watcher.epoch(self._report(valid))
         p.next_epoch()
         self.save()
-        if watcher.stop_requested() and not self._finished():
+        if self._is_to_stop(watcher) and not self._finished():
             raise Stopped
 
     def _batches(self) -> Iterator[Rows]:
@@ -216,6 +254,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate * now
             optimizer.zero_grad()
+        batch = self._share(batch)
         loss = F.binary_cross_entropy_with_logits(self.model(batch), torch.from_numpy(batch.labels))
         value = loss.item()
         if not math.isfinite(value):
@@ -235,7 +274,7 @@ class Trainer:
         p = self.progress
         tables, dense = self.optimizers
         names = [field.name for field in self.dataset.fields]
-        flip_rate, reports = table_reports(tables, names, p.flips, flip_counts(tables))
+        flip_rate, reports = self._table_reports(names)
         return Epoch(
             number=p.epoch + 1,
             steps=p.steps,

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from packedbag.adapters.torchrec.requirement import import_torchrec
+from packedbag.adapters.torchrec_requirement import import_torchrec
 
 
 def main(module: str, rank: int, world: int, folder: Path) -> None:

@@ -5,7 +5,7 @@ Importing this needs TorchRec; without it, the error says how to install it.
 
 from __future__ import annotations
 
-from packedbag.adapters.torchrec.requirement import import_torchrec
+from packedbag.adapters.torchrec_requirement import import_torchrec
 
 import_torchrec()
 

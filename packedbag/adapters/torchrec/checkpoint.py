@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,13 @@ def load_checkpoint(
     tables: PackedOptimizer,
     *,
     dense: torch.optim.Optimizer | None = None,
+    check: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Take over a checkpoint, whatever number of ranks and plan it was made with; all ranks must call.
+
+    Args:
+        path, model, tables, dense: as `save_checkpoint` takes them.
+        check: called with ``extra`` before anything changes; may raise.
 
     Returns:
         What was saved as ``extra``.
@@ -100,6 +106,8 @@ def load_checkpoint(
         raise CheckpointError(target, f"the checkpoint is damaged ({error})", "Start from another one.") from error
     if whole.get("version") != VERSION:
         raise CheckpointError(target, f"the checkpoint has version {whole.get('version')}, not {VERSION}", "")
+    if check is not None:
+        check(whole["extra"])
     _check(whole, tables)
     for group_options, saved in zip(tables.param_groups, whole["groups"], strict=True):
         group_options.update(saved)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from packedbag import PackedEmbedding
-from packedbag.adapters.torchrec.requirement import MissingTorchRecError, import_torchrec
+from packedbag.adapters.torchrec_requirement import MissingTorchRecError, import_torchrec
 from packedbag.core.errors import ArgumentError
 from packedbag.optim import CounterSGD, packed_parameters
 
