@@ -1,6 +1,7 @@
 # The verbs of the project. `make demo` and `make test` do all the set-up themselves; a second run reuses .venv.
 #   make demo    train on MovieLens-100k with every embedding weight in one bit, compare with fp32, measure a large table
 #   make test    all tests; ARGS="-k name" picks some
+#   make test-distributed    the tests of several processes; installs TorchRec and FBGEMM beside torch
 #   make lint    ruff: rules and format          make types   mypy, strict, on core, backends and io
 #   make bench   beside its peers, on this CPU; ARGS="--shapes 1e6x128x2048x20 --threads 1" takes a minute
 #   make bench-report    all of it, written to docs/benchmarks/cpu.md       make docs    HTML in docs/_build/html
@@ -15,8 +16,9 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 PEERS := .venv/.peers
+TORCHREC := .venv/.torchrec
 
-.PHONY: demo test lint types bench bench-report bench-billion docs sanitize sanitize-cuda mutants gpu wheel clean
+.PHONY: demo test test-distributed lint types bench bench-report bench-billion docs sanitize sanitize-cuda mutants gpu wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -25,6 +27,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -n 2 $(ARGS)
+
+test-distributed: $(TORCHREC)
+	$(BIN)/python -m pytest -q tests/distributed tests/adapters/torchrec $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -68,6 +73,10 @@ clean:
 # FBGEMM fits one torch each: 1.8.0 is of torch 2.13.0. Where it cannot be installed, the benchmarks say so and go on.
 $(PEERS): $(READY)
 	-$(BIN)/python -m pip install --quiet --no-deps fbgemm-gpu-cpu==1.8.0 && touch $@
+
+# TorchRec needs that FBGEMM, too. Without --no-deps pip would bring a torch with CUDA.
+$(TORCHREC): $(READY) requirements/torchrec.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements/torchrec.txt && touch $@
 
 # The compiled sources are listed, so that a change in one builds the native backend again.
 $(READY): pyproject.toml constraints.txt .ci/venv $(shell find cpu -type f)

@@ -5,23 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
 from packedbag.adapters.torchrec_requirement import import_torchrec
-from packedbag.cli.console import notes, output
+from packedbag.cli.console import FAILED, fail, notes, output
 from packedbag.cli.interrupt import StopWish, stop_wish
 from packedbag.cli.progress import ReadingBar, TrainingBar
 from packedbag.cli.sources import DataOptions, open_source
 from packedbag.cli.table import explain, render
-from packedbag.core.errors import ArgumentError
+from packedbag.core.errors import ArgumentError, CheckpointError
 from packedbag.io.atomic import replacing
 from packedbag.recsys import metrics, ranks, tensorboard
 from packedbag.recsys.dataset import Dataset
@@ -98,6 +99,10 @@ class Job:
             except Stopped:
                 self._say(f"stopped; everything is saved. Continue with the same command and --resume ({self.output}).")
                 sys.exit(wish.exit_code)
+            except (RuntimeError, CheckpointError) as error:
+                if self.sharding is None or not ranks.is_lost(error):
+                    raise
+                self._lament(error)
         if self.sharding is not None and not self._leave():
             return
         comparison = self._compare(dataset, results)
@@ -189,10 +194,19 @@ class Job:
         for noisy in ("torchrec", "torch.fx", "fbgemm_gpu"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         # TorchRec calls collectives by names that torch 2.13 is about to drop.
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch(rec)?\.distributed")
         ranks.join(self.timeout)
         self._speaks = torch.distributed.get_rank() == 0
         self.quiet = self.quiet or not self._speaks
+
+    def _lament(self, error: BaseException) -> NoReturn:
+        """End this process because another one is gone."""
+        reason = str(error).splitlines()[0]
+        kept = self.output / "packed" / "checkpoint"
+        what = f"{kept} is whole: go on with --resume" if kept.exists() else "there is no checkpoint yet"
+        fail(f"rank {torch.distributed.get_rank()}: another process of this run is gone or stuck ({reason}). {what}.")
+        sys.stderr.flush()
+        os._exit(FAILED)  # without waiting for it, as the end of an interpreter with a process group may
 
     def _leave(self) -> bool:
         """Part from the other processes; return whether this one goes on to print the table."""

@@ -34,6 +34,14 @@ def join(timeout: int) -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
 
 
+def is_lost(error: BaseException) -> bool:
+    """Return whether ``error`` is how a rank learns that another one is gone."""
+    if isinstance(error, dist.DistError):
+        return True
+    text = str(error)
+    return any(sign in text for sign in ("Connection closed by peer", "Connection reset", "Timed out waiting", "gloo"))
+
+
 def was_restarted() -> bool:
     """Return whether torchrun has started these processes again after a failure (``--max-restarts``)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
