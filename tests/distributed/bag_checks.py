@@ -20,7 +20,17 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from packedbag.adapters.torchrec import PackedEmbeddingBagCollectionSharder
 from packedbag.core.errors import ArgumentError, GradientError
 from packedbag.optim import BitFlip, CounterSGD, VoteFlip, packed_parameters
-from tests.distributed.collections import KINDS, Batch, by_key, packed, plan_of, sharded, tables, tables_of
+from tests.distributed.collections import (
+    KINDS,
+    Batch,
+    assert_shares,
+    by_key,
+    packed,
+    plan_of,
+    sharded,
+    tables,
+    tables_of,
+)
 
 OPTIMIZERS = {
     "8 bits": partial(CounterSGD, bits=8),
@@ -65,6 +75,8 @@ def trains(kind: str, name: str, seed: int, rank: int, world: int, per_node: int
         # TorchRec divides what comes back by the number of ranks: each has the mean of its own samples.
         (by_key(expected) * batch.grad.div(world)).sum().backward()
         (found * batch.grad[batch.samples(rank)]).sum().backward()
+        for table, part in tables_of(many).embedding_bags.items():
+            assert_shares(single.embedding_bags[table], part)
         ours.step()
         theirs.step()
     assert_same_tables(single, many, ours, theirs)

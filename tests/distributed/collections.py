@@ -139,3 +139,19 @@ def by_key(result: Any) -> torch.Tensor:
     """Return the columns of a KeyedTensor in order of its keys, which plans bring in orders of their own."""
     found = result.to_dict()
     return torch.cat([found[key] for key in sorted(found)], 1)
+
+
+def assert_shares(whole: Any, table: Any) -> None:
+    """Fail unless each part of ``table`` waits with its share of the gradients of ``whole``, in its order.
+
+    The order decides how sums are rounded, which the bits of a few steps seldom show.
+    """
+    (all_of,) = whole.sink.parts
+    for part in table.parts:
+        if part.num_embeddings:
+            (found,) = part.sink.parts
+            first, column = part.shard.first_row, part.shard.first_column
+            mine = (all_of.rows >= first) & (all_of.rows < first + part.num_embeddings)
+            assert (found.rows + first).equal(all_of.rows[mine]), table.table_name
+            expected = all_of.grad[all_of.bags[mine], column : column + part.embedding_dim]
+            assert found.grad[found.bags].equal(expected), table.table_name

@@ -27,6 +27,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from packedbag.adapters.torchrec import PackedEmbeddingCollection, PackedEmbeddingCollectionSharder
 from packedbag.core.errors import ArgumentError
 from packedbag.optim import BitFlip, CounterSGD, VoteFlip, packed_parameters
+from tests.distributed.collections import assert_shares
 
 #: Rows of the features' tables; the smaller one where there are two.
 FEATURES = {"a": 40, "b": 50, "c": 31}
@@ -242,15 +243,7 @@ def assert_same_gradients(single: Any, many: Any) -> None:
     The order decides how sums are rounded, which the bits of a few steps seldom show.
     """
     for name, table in many.embeddings.items():
-        (whole,) = single.embeddings[name].sink.parts
-        for part in table.parts:
-            if part.num_embeddings:
-                (found,) = part.sink.parts
-                first, column = part.shard.first_row, part.shard.first_column
-                mine = (whole.rows >= first) & (whole.rows < first + part.num_embeddings)
-                assert (found.rows + first).equal(whole.rows[mine]), name
-                expected = whole.grad[whole.bags[mine], column : column + part.embedding_dim]
-                assert found.grad[found.bags].equal(expected), name
+        assert_shares(single.embeddings[name], table)
 
 
 def trains(kind: str, name: str, seed: int, rank: int, world: int) -> None:

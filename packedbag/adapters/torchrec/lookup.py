@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from packedbag.adapters.torchrec.pooling import CountOnes
+from packedbag.adapters.torchrec.pooling import JoinCounts, Looked
 from packedbag.nn.embedding_bag import PackedEmbeddingBag
 from packedbag.ops.shard import Shard
 
@@ -64,7 +64,10 @@ class PackedLookup(torch.nn.Module):
         super().__init__()
         # In a list of its own: the collection registers the parts by the names of their tables.
         self._parts = parts
-        self._plan = list(zip(features, decides, strict=True))
+        self._plan = [
+            Looked(count, part.embedding_dim, decide)
+            for part, count, decide in zip(parts, features, decides, strict=True)
+        ]
         self.weighted = weighted
 
     def forward(self, features: Any, order: torch.Tensor | None = None) -> torch.Tensor:
@@ -76,28 +79,23 @@ class PackedLookup(torch.nn.Module):
         """
         stride, ends = features.stride(), features.offset_per_key()
         values, offsets, weights = features.values(), features.offsets(), features.weights_or_none()
-        results, key = [], 0
-        for part, (count, decide) in zip(self._parts, self._plan, strict=True):
-            first, last = ends[key], ends[key + count]
-            bags = offsets[key * stride : (key + count) * stride + 1] - first
+        if not self._parts:
+            return torch.empty(stride, 0, device=values.device, requires_grad=torch.is_grad_enabled())
+        sums, key = [], 0
+        for part, plan in zip(self._parts, self._plan, strict=True):
+            first, last = ends[key], ends[key + plan.count]
+            bags = offsets[key * stride : (key + plan.count) * stride + 1] - first
             indices, entries = values[first:last], None
             if self.weighted and weights is not None:
                 entries = weights[first:last]
             if order is not None and torch.is_grad_enabled():
-                found = _in_order(part, indices, bags, entries, order, count)
+                sums.append(_in_order(part, indices, bags, entries, order, plan.count))
             else:
-                found = part(indices, bags, entries)
-            if not self.weighted:
-                found = CountOnes.apply(found, bags.diff(), decide)
-            if count > 1:
-                found = found.unflatten(0, (count, stride)).transpose(0, 1).flatten(1)
-            results.append(found)
-            key += count
-        if len(results) == 1:
-            return results[0]
-        if not results:
-            return torch.empty(stride, 0, device=values.device, requires_grad=torch.is_grad_enabled())
-        return torch.cat(results, 1)
+                sums.append(part(indices, bags, entries))
+            key += plan.count
+        lengths = features.lengths().view(-1, stride)
+        joined: torch.Tensor = JoinCounts.apply(self._plan, lengths, not self.weighted, *sums)
+        return joined
 
 
 def _in_order(

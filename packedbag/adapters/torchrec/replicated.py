@@ -85,8 +85,6 @@ class _Replicated(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-        if not ctx.lookup._lookup.weighted:
-            grad = grad * 0.5  # of sums, where the results are counts
         return None, None, *ctx.lookup.push(ctx.features, grad)
 
 

@@ -109,7 +109,9 @@ class CountCodec:
             lanes = self._lanes if self._even else _whole(self._lanes)
             columns = input_tensor.shape[1]
             padding = -columns % lanes.per_element
-            packed = pack_counts(torch.nn.functional.pad(input_tensor, (0, padding)), lanes)
+            if padding:
+                input_tensor = torch.nn.functional.pad(input_tensor, (0, padding))
+            packed = pack_counts(input_tensor, lanes)
             self._sent.append((lanes, columns))
         self.bytes += packed.nbytes
         return packed
