@@ -21,11 +21,11 @@ CLUSTERS = ((8, 141 * 10**9), (128, 141 * 10**9))
 
 TEXT = """# Several processes
 
-`python -m benchmarks.distributed` on {machine}, TorchRec 1.8.0. {tables} tables of {rows:,} x {dim}; on each rank {batch:,} samples, bags of 1 to
-{longest} ids of every table. A step is forward, backward and update; contenders take turns in the same processes,
-over gloo on the loopback; medians of {rounds}. fp32 is TorchRec's `EmbeddingBagCollection` with FBGEMM's fused
-row-wise Adagrad. All ranks share the machine's cores: more ranks take longer here, and only the proportion says
-something.
+`python -m benchmarks.distributed` on {processor}, torch {torch}, TorchRec 1.8.0. {tables} tables of
+{rows:,} x {dim}; on each rank {batch:,} samples, bags of 1 to {longest} ids of every table. A step is forward, backward
+and update; contenders take turns in the same processes, over gloo on the loopback; medians of {rounds}. fp32 is
+TorchRec's `EmbeddingBagCollection` with FBGEMM's fused row-wise Adagrad. All ranks share the machine's cores: more of
+them take longer here, and only the proportion says something.
 
 ## Step time and memory
 
@@ -148,7 +148,8 @@ def page(data: dict[str, Any]) -> str:
         if name in c
     ]
     return TEXT.format(
-        machine=data["machine"],
+        processor=data["machine"]["processor"],
+        torch=data["machine"]["torch"],
         **data["shape"],
         steps=steps(records),
         time=TIME,

@@ -29,6 +29,7 @@ RANKS = {
     "report": 5,
     "recsys": 6,
     "cli": 7,
+    "__main__": 8,
 }
 #: These two only re-export; they have no rank, and nothing but the package's users imports from them.
 FACADES = ("packedbag", "packedbag.functional")

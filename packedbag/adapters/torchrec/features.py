@@ -8,9 +8,7 @@ from typing import Any
 import torch
 
 from packedbag.core.errors import ArgumentError, IndexRangeError
-
-#: Rows that 32-bit indices can number.
-INT32_ROWS = 1 << 31
+from packedbag.core.footprint import INT32_ROWS
 
 
 class FeatureIndexError(IndexRangeError):

@@ -31,8 +31,9 @@ from packedbag.adapters.torchrec.lookup import PackedLookup
 from packedbag.adapters.torchrec.pooling import Finish, Pooled
 from packedbag.adapters.torchrec.replicated import ReplicatedLookup
 from packedbag.adapters.torchrec.sharded_table import ShardedTable, as_table, real_scales, whole_tables
-from packedbag.adapters.torchrec.wire import CountCodecs, width_for
+from packedbag.adapters.torchrec.wire import CountCodecs
 from packedbag.core.errors import ArgumentError
+from packedbag.core.footprint import count_bits
 from packedbag.nn.base import mean_of_bits
 
 #: Plans by which a bag's rows are all on one rank: majorities are decided there, and travel as bits.
@@ -251,7 +252,7 @@ class ShardedPackedEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # typ
         widths = [32] * len(self._lookups)
         if ctx.agreement is not None:
             ctx.agreement.wait()
-            widths = [width_for(longest) for longest in ctx.longest.tolist()]
+            widths = [count_bits(longest) for longest in ctx.longest.tolist()]
         awaitables = []
         for number, (lookup, dist_of, sharding, features) in enumerate(
             zip(self._lookups, self._output_dists, ctx.sharding_contexts, dist_input, strict=True)

@@ -14,9 +14,6 @@ from typing import Any
 import torch
 from torchrec.distributed.types import CommOp, NoOpQuantizedCommCodec, QuantizedCommCodecs
 
-#: Widths of a count, and how many of them one element of the dtype that is sent holds.
-WIDTHS = (1, 2, 4, 8, 16)
-
 
 @dataclass
 class Lanes:
@@ -34,11 +31,6 @@ class Lanes:
     def per_element(self) -> int:
         """How many counts an element holds."""
         return max(1, self.dtype.itemsize * 8 // self.bits)
-
-
-def width_for(longest: int) -> int:
-    """Return how many bits the counts of bags of at most ``longest`` entries need: 1, 2, 4, 8, 16 or 32."""
-    return next((bits for bits in WIDTHS if longest < 1 << bits), 32)
 
 
 def pack_counts(counts: torch.Tensor, lanes: Lanes) -> torch.Tensor:
