@@ -141,9 +141,9 @@ class Job:
         folder = self.output / kind
         trainer = self._trainer(kind, dataset, folder)
         # With --compare a run may have been stopped before its second model began.
-        resume = self.resume and (kind == "packed" or trainer.path.exists())
+        resume = self.resume and (kind == "packed" or trainer.has_checkpoint())
         if self.sharding is not None and ranks.was_restarted():
-            resume = trainer.path.exists()
+            resume = trainer.has_checkpoint()
         log = EpochLog(folder)
         if resume:
             self._go_on(trainer)

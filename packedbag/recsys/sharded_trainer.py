@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from packedbag.adapters.torchrec import gathered, load_checkpoint, save_checkpoint
+from packedbag.adapters.torchrec import find_checkpoint, gathered, load_checkpoint, save_checkpoint
 from packedbag.core.errors import CheckpointError, StateMismatchError
 from packedbag.recsys import ranks
 from packedbag.recsys.dataset import Dataset
@@ -61,6 +61,10 @@ class ShardedTrainer(Trainer):
         self._reseed(0)
 
     # The checkpoint -----------------------------------------------------------------------------------------------
+
+    def has_checkpoint(self) -> bool:
+        """Return whether there is a whole checkpoint to go on from."""
+        return find_checkpoint(self.path) is not None
 
     def keep_old(self) -> Path | None:
         """Move an earlier run's checkpoint out of the way of a new run; return where to, or None without one."""

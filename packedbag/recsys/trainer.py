@@ -121,6 +121,10 @@ class Trainer:
         nothing = np.empty(0, np.float32)
         return metrics.score(np.concatenate([*labels, nothing]), np.concatenate([*predictions, nothing]), PARTS[part])
 
+    def has_checkpoint(self) -> bool:
+        """Return whether there is a checkpoint to go on from."""
+        return self.path.exists()
+
     def keep_old(self) -> Path | None:
         """Move an earlier run's checkpoint out of the way of a new run; return where to, or None without one."""
         if not self.path.exists():

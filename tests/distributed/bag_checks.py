@@ -15,6 +15,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
 from torchrec.distributed.sharding_plan import column_wise
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from packedbag.adapters.torchrec import PackedEmbeddingBagCollectionSharder
@@ -52,6 +53,8 @@ def checks(rank: int, world: int, folder: Path) -> dict[str, Callable[[], None]]
         found[f"{kind}: weighted"] = partial(trains_weighted, kind, rank, world, per_node)
         found[f"{kind}: bf16"] = partial(sends_bf16, kind, rank, world, per_node)
         found[f"{kind}: values"] = partial(trains_values, kind, rank, world, per_node)
+        found[f"{kind}: frozen"] = partial(trains_beside_frozen, kind, rank, world, per_node)
+        found[f"{kind}: pipeline"] = partial(trains_in_a_pipeline, kind, rank, world, per_node)
         found[f"{kind}: no gradients"] = partial(infers, kind, rank, world, per_node)
     found["a bad gradient"] = partial(refuses_a_bad_gradient, rank, world, per_node)
     found["words split"] = partial(refuses_split_words, world, per_node)
@@ -250,6 +253,62 @@ def trains_values(kind: str, rank: int, world: int, per_node: int) -> None:
         ours.step()
         theirs.step()
     assert_same_tables(single, many, ours, theirs)
+
+
+def trains_beside_frozen(kind: str, rank: int, world: int, per_node: int) -> None:
+    """Frozen tables stay as they are, and a rank that has no others takes part in backward."""
+    single, many = packed(), sharded(plan_of(kind, world, per_node), world, per_node, packed("meta"))
+    for model in (single, tables_of(many)):
+        for name in ("means", "votes"):
+            for parameter in model.embedding_bags[name].parameters():
+                parameter.requires_grad_(False)
+    ours, theirs = (CounterSGD(packed_parameters(model), seed=9) for model in (single, many))
+    batch = Batch(6, [4] * world)
+    (by_key(single(batch.features(None))) * batch.grad.div(world)).sum().backward()
+    (many(batch.features(rank)) * batch.grad[batch.samples(rank)]).sum().backward()
+    ours.step()
+    theirs.step()
+    for name, table in tables_of(many).embedding_bags.items():
+        whole, first = single.embedding_bags[name], packed().embedding_bags[name]
+        assert whole.words.equal(first.words) == (name != "sums")
+        for part in table.parts:
+            column = part.shard.first_column // 32
+            rows = slice(part.shard.first_row, part.shard.first_row + part.num_embeddings)
+            assert part.words.equal(whole.words[rows, column : column + part.words.shape[1]]), name
+
+
+class Clicks(torch.nn.Module):
+    """A model as TorchRec's train pipelines take it: of a batch of features, it returns the loss and what it is of."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.tables = model
+
+    def forward(self, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss, and the columns it is of."""
+        found = self.tables(features).values()
+        return found.square().mean(), found
+
+
+def trains_in_a_pipeline(kind: str, rank: int, world: int, per_node: int) -> None:
+    """TorchRec's pipeline, which sends the next batch's indices while this one is trained on, changes no bit."""
+    batches = [Batch(step, [4] * world) for step in range(4)]
+    models = [sharded(plan_of(kind, world, per_node), world, per_node, packed("meta")) for _ in range(2)]
+    plain, piped = models
+    optimizers = [CounterSGD(packed_parameters(model), seed=9) for model in models]
+    for batch in batches:
+        optimizers[0].zero_grad()
+        plain(batch.features(rank)).square().mean().backward()
+        optimizers[0].step()
+    model = Clicks(tables_of(piped))
+    pipeline = TrainPipelineSparseDist(model, optimizers[1], torch.device("cpu"), execute_all_batches=True)
+    waiting = iter([batch.features(rank) for batch in batches])
+    for _ in batches:
+        pipeline.progress(waiting)
+    with pytest.raises(StopIteration):
+        pipeline.progress(waiting)
+    for mine, theirs in zip(parts_of(piped), parts_of(plain), strict=True):
+        assert mine.words.equal(theirs.words)
 
 
 def trains_scales(rank: int, world: int, per_node: int) -> None:

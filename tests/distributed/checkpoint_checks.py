@@ -15,7 +15,7 @@ import torch.distributed.checkpoint as dcp
 from torchrec.distributed.comm_ops import set_gradient_division
 
 import packedbag
-from packedbag.adapters.torchrec import export, load_checkpoint, save_checkpoint
+from packedbag.adapters.torchrec import export, find_checkpoint, load_checkpoint, save_checkpoint
 from packedbag.core.errors import CheckpointError, StateMismatchError
 from packedbag.optim import CounterSGD, packed_parameters
 from tests.distributed.bag_checks import assert_same_tables
@@ -133,6 +133,16 @@ def refuses(rank: int, world: int, per_node: int, folder: Path) -> None:
     fewer = CounterSGD(packed_parameters(many), seed=9, bits=4)
     with pytest.raises(StateMismatchError, match=r"table 'sums' of the checkpoint has bits=5; .* bits=4"):
         load_checkpoint(folder / "some", many, fewer)
+    assert find_checkpoint(folder / "some") == folder / "some"
+    dist.barrier()
+    if rank == 0:  # a save that is killed between its two renames
+        (folder / "some").rename(folder / "some.old")
+        (folder / "some.unfinished").mkdir()
+    dist.barrier()
+    assert find_checkpoint(folder / "some") == folder / "some.old"
+    load_checkpoint(folder / "some", many, optimizer)
+    save_checkpoint(folder / "some", many, optimizer)
+    assert sorted(each.name for each in folder.glob("some*")) == ["some"]
     dist.barrier()
     if rank == 0:
         (folder / "some" / "whole.pt").write_bytes(b"no checkpoint")

@@ -18,6 +18,8 @@ OF_KINDS = (
     "weighted",
     "bf16",
     "values",
+    "frozen",
+    "pipeline",
     "no gradients",
 )
 CHECKS = [f"{kind}: {name}" for kind in KINDS for name in OF_KINDS] + ["a bad gradient", "words split", "scales"]

@@ -9,7 +9,7 @@ from packedbag.adapters.torchrec_requirement import import_torchrec
 
 import_torchrec()
 
-from packedbag.adapters.torchrec.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from packedbag.adapters.torchrec.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
 from packedbag.adapters.torchrec.collection import PackedEmbeddingBagCollection  # noqa: E402
 from packedbag.adapters.torchrec.estimates import PackedPerfEstimator, PackedStorageEstimator, packed_planner  # noqa: E402
 from packedbag.adapters.torchrec.export import export, gathered  # noqa: E402
@@ -29,6 +29,7 @@ __all__ = [
     "ShardedPackedEmbeddingBagCollection",
     "ShardedPackedEmbeddingCollection",
     "export",
+    "find_checkpoint",
     "gathered",
     "load_checkpoint",
     "packed_planner",

@@ -28,6 +28,18 @@ VERSION = 1
 WHOLE = "whole.pt"
 #: Behind the name of a folder that is being written.
 UNFINISHED = ".unfinished"
+#: Behind the name of the one before, while the new one takes its place.
+OLD = ".old"
+
+
+def find_checkpoint(path: str | os.PathLike[str]) -> Path | None:
+    """Return where the whole checkpoint of that name is, or None; beside it where a save was killed while renaming."""
+    target = Path(path)
+    return next((each for each in (target, _old(target)) if (each / WHOLE).exists()), None)
+
+
+def _old(target: Path) -> Path:
+    return target.with_name(target.name + OLD)
 
 
 def save_checkpoint(
@@ -64,9 +76,9 @@ def save_checkpoint(
                 torch.save(whole, file)
                 file.flush()
                 os.fsync(file.fileno())
-            old = target.with_name(target.name + ".old")
-            shutil.rmtree(old, ignore_errors=True)
-            if target.exists():
+            old = _old(target)
+            if target.exists():  # else the one before may be `old`, of a save that was killed
+                shutil.rmtree(old, ignore_errors=True)
                 target.rename(old)
             unfinished.rename(target)
             shutil.rmtree(old, ignore_errors=True)
@@ -97,7 +109,7 @@ def load_checkpoint(
         CheckpointError: there is none, or it is damaged or of another version.
         StateMismatchError: it is of other tables or of another optimizer; says which, and nothing has changed.
     """
-    target, group = Path(path), _group(tables)
+    target, group = find_checkpoint(path) or Path(path), _group(tables)
     try:
         whole = torch.load(target / WHOLE, weights_only=True)
     except FileNotFoundError:
@@ -112,7 +124,11 @@ def load_checkpoint(
     for group_options, saved in zip(tables.param_groups, whole["groups"], strict=True):
         group_options.update(saved)
     state = _sharded(model, tables)
-    dcp.load(state, checkpoint_id=target, process_group=group)
+    try:
+        dcp.load(state, checkpoint_id=target, process_group=group)
+    except (OSError, dcp.api.CheckpointException) as error:
+        advice = "Tables may be loaded in part: load another one, or start from the beginning."
+        raise CheckpointError(target, f"the checkpoint is damaged ({error})", advice) from error
     _give_totals(whole, tables)
     model.load_state_dict(whole["model"], strict=False)
     if dense is not None:
