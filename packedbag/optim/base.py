@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -302,6 +303,11 @@ class PackedOptimizer(Diagnostics, DeferredSteps, ShardSteps, torch.optim.Optimi
         self.update_table(table, sums)
         # The backend wrote behind torch's back: a graph that saved the old bits must not be used any more.
         torch.autograd.graph.increment_version(source.words)
+
+    def _start_table(
+        self, number: int, anchor: torch.Tensor, group: dict[str, Any], gradients: Gradients, factor: float
+    ) -> Callable[[], None]:
+        return partial(self._update_table, number, anchor, group, gradients, factor)
 
     def _table_step(self, number: int, anchor: torch.Tensor, group: dict[str, Any], backend: Backend) -> TableStep:
         source = sink_of_anchor(anchor).source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -9,14 +10,16 @@ import torch
 
 from packedbag.backends.counter_rule import CounterRule
 from packedbag.backends.protocol import FusesCounterSteps
+from packedbag.backends.registry import select
 from packedbag.core import totals
 from packedbag.ops.bridge import to_backend, to_torch
 from packedbag.ops.memory import empty_table
-from packedbag.ops.sink import Gradients
+from packedbag.ops.sink import Gradients, by_column
 from packedbag.optim.base import PackedOptimizer
+from packedbag.optim.deferred_steps import sink_of_anchor
 from packedbag.optim.device_control import DeviceControl
 from packedbag.optim.row_sums import RowSums
-from packedbag.optim.shard_steps import mean_squares
+from packedbag.optim.shard_steps import RowSquares
 from packedbag.optim.table_step import TableStep
 
 
@@ -33,12 +36,6 @@ class CounterSteps(PackedOptimizer):
     def update_table(self, table: TableStep, sums: RowSums) -> None:
         """Update the counters of all rows of ``sums``, in one pass where the backend can."""
         _fold(to_torch(table.state["totals"]))
-        if table.shard is not None and table.shard.is_split and "row_state" in table.state:
-            grad = sums.total()
-            squares = to_backend(table.backend, mean_squares(to_torch(grad), table.shard))
-            arrays = self._arrays(table)
-            table.backend.counter_update(*arrays, sums.rows, grad, rule=self._placed_rule(table), mean_squares=squares)
-            return
         if not isinstance(table.backend, FusesCounterSteps):
             super().update_table(table, sums)
             return
@@ -70,6 +67,28 @@ class CounterSteps(PackedOptimizer):
     def update_rows(self, table: TableStep, rows: Any, grad: Any) -> None:
         """Update the counters of ``rows``: `packedbag.backends.protocol.Backend.counter_update`."""
         table.backend.counter_update(*self._arrays(table), rows, grad, rule=self._placed_rule(table))
+
+    def _start_table(
+        self, number: int, anchor: torch.Tensor, group: dict[str, Any], gradients: Gradients, factor: float
+    ) -> Callable[[], None]:
+        """Begin to update a table; where ranks share its rows, they tell each other of these meanwhile."""
+        source = sink_of_anchor(anchor).source
+        table = self._table_step(number, anchor, group, select(source.words.device.type))
+        if table.shard is None or not table.shard.is_split or "row_state" not in table.state:
+            return super()._start_table(number, anchor, group, gradients, factor)
+        sums = RowSums.of(table.backend, by_column(gradients, source.bits_per_value), factor)
+        grad = sums.total()
+        squares = RowSquares(to_torch(grad), table.shard)
+        squares.start()
+
+        def finish() -> None:
+            _fold(to_torch(table.state["totals"]))
+            means = to_backend(table.backend, squares.finish())
+            arrays, rule = self._arrays(table), self._placed_rule(table)
+            table.backend.counter_update(*arrays, sums.rows, grad, rule=rule, mean_squares=means)
+            torch.autograd.graph.increment_version(source.words)
+
+        return finish
 
     def _placed_rule(self, table: TableStep) -> CounterRule:
         """Return the rule of ``table``, with where it begins if it is part of a larger one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,9 +50,10 @@ class ShardSteps:
     def _state_of(self, anchor: torch.Tensor, words: torch.Tensor, group: dict[str, Any]) -> dict[str, Any]:
         raise NotImplementedError
 
-    def _update_table(
+    def _start_table(
         self, number: int, anchor: torch.Tensor, group: dict[str, Any], gradients: Gradients, factor: float
-    ) -> None:
+    ) -> Callable[[], None]:
+        """Begin to update a table; return what finishes it."""
         raise NotImplementedError
 
     def _shard_group(self) -> Any:
@@ -109,6 +110,7 @@ class ShardSteps:
             if not all(math.isfinite(factor) for factor in factors):
                 raise GradientError(describe(sink_of_anchor(table.members[0][0]), table.number))
             agreed.append((factors, sum(each[2] for each in of_table), sum(each[3] for each in of_table)))
+        waiting: Callable[[], None] | None = None  # of the table before: ranks that share a row wait for each other
         for table, parts, (factors, rows, bits) in zip(tables, drained, agreed, strict=True):
             if not factors:
                 continue
@@ -119,8 +121,13 @@ class ShardSteps:
                 shard, totals = shard_of(anchor), self._state_of(anchor, source.words, group).get("totals")
                 if totals is not None and shard is not None and not shard.replicated:
                     totals[STEP_ROWS], totals[STEP_BITS] = rows, bits
-                self._update_table(table.number, anchor, group, gradients or nothing(source), factors[0])
+                finish = self._start_table(table.number, anchor, group, gradients or nothing(source), factors[0])
+                if waiting is not None:
+                    waiting()
+                waiting = finish
                 anchor.grad = None
+        if waiting is not None:
+            waiting()
         if any(factors for factors, *_ in agreed):
             for group in self.param_groups:
                 group["step"] += 1
@@ -145,43 +152,56 @@ def nothing(source: Any) -> Gradients:
     return Gradients(none.to(device), none.to(device), grad, None, None, None)
 
 
-def mean_squares(grad: torch.Tensor, shard: Shard) -> torch.Tensor:
-    """Return the mean of the squares of whole rows' gradients, (U,) float32, to the bit of one process.
+class RowSquares:
+    """The mean of the squares of whole rows' gradients, where other ranks hold some of their columns.
 
     The holders of a row add the squares of their columns one after the other, as the sum's order asks; the last one
-    tells the others. All of them must call, with the same rows, table by table in one order.
+    tells the others. `start` hands on what is added up so far, `finish` waits for the means; other work fits between.
+    All holders must call both, with the same rows, table by table in one order.
 
     Args:
         grad: (U, columns) float32, of this part.
         shard: which part it is.
     """
-    group, mine = shard.process_group, dist.get_rank(shard.process_group)
-    lanes = torch.zeros(len(grad), 32, device=grad.device)
-    before = None if shard.part == 0 else shard.holders[shard.part - 1]
-    if before is not None:
-        _receive(lanes, before, mine, group)
-    for first in range(0, grad.shape[1], 32):
-        word = grad[:, first : first + 32]
-        lanes[:, : word.shape[1]] += word * word
-    last = len(shard.holders) - 1
-    if shard.part < last:
-        _send(lanes, shard.holders[shard.part + 1], mine, group)
-        means = torch.empty(len(grad), device=grad.device)
-        _receive(means, shard.holders[last], mine, group)
-        return means
-    for half in (16, 8, 4, 2, 1):
-        lanes = lanes[:, :half] + lanes[:, half : 2 * half]
-    means = lanes[:, 0] / torch.full_like(lanes[:, 0], shard.embedding_dim)
-    for holder in shard.holders[:last]:
-        _send(means, holder, mine, group)
-    return means
 
+    def __init__(self, grad: torch.Tensor, shard: Shard) -> None:
+        self._grad, self._shard, self._group = grad, shard, shard.process_group
+        self._last = len(shard.holders) - 1
+        self._lanes = torch.zeros(len(grad), 32, device=grad.device)
+        self._means = torch.empty(len(grad), device=grad.device)
+        self._sent: list[Any] = []
+        self._received: Any = None
 
-def _send(tensor: torch.Tensor, rank: int, mine: int, group: Any) -> None:
-    assert rank != mine, "a rank holds neighbouring columns as one part"
-    dist.send(tensor.contiguous(), group_dst=rank, group=group)
+    def start(self) -> None:
+        """Add this part's squares to those before it, and hand them on; the last part only asks for them."""
+        part, holders = self._shard.part, self._shard.holders
+        if part > 0:
+            self._received = dist.irecv(self._lanes, group_src=holders[part - 1], group=self._group)
+        if part == self._last:
+            return
+        self._add()
+        self._sent.append(dist.isend(self._lanes, group_dst=holders[part + 1], group=self._group))
 
+    def finish(self) -> torch.Tensor:
+        """Return the means, (U,) float32, to the bit of one process."""
+        if self._shard.part < self._last:
+            # Asked for only now: two ranks must send and receive in one order, tables begun later included.
+            dist.recv(self._means, group_src=self._shard.holders[self._last], group=self._group)
+        else:
+            self._add()
+            lanes = self._lanes
+            for half in (16, 8, 4, 2, 1):
+                lanes = lanes[:, :half] + lanes[:, half : 2 * half]
+            self._means = lanes[:, 0] / torch.full_like(lanes[:, 0], self._shard.embedding_dim)
+            for holder in self._shard.holders[: self._last]:
+                self._sent.append(dist.isend(self._means, group_dst=holder, group=self._group))
+        for sent in self._sent:
+            sent.wait()
+        return self._means
 
-def _receive(tensor: torch.Tensor, rank: int, mine: int, group: Any) -> None:
-    assert rank != mine, "a rank holds neighbouring columns as one part"
-    dist.recv(tensor, group_src=rank, group=group)
+    def _add(self) -> None:
+        if self._received is not None:
+            self._received.wait()
+        for first in range(0, self._grad.shape[1], 32):
+            word = self._grad[:, first : first + 32]
+            self._lanes[:, : word.shape[1]] += word * word
