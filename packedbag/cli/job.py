@@ -28,7 +28,7 @@ from packedbag.recsys import metrics, ranks, tensorboard
 from packedbag.recsys.dataset import Dataset
 from packedbag.recsys.export import export_tables, write_tables
 from packedbag.recsys.log import EpochLog
-from packedbag.recsys.settings import Settings
+from packedbag.recsys.settings import TIMEOUT, Settings
 from packedbag.recsys.split import PARTS, TRAIN
 from packedbag.recsys.trainer import Result, Trainer
 from packedbag.recsys.watcher import Stopped, Watcher, Watchers
@@ -54,8 +54,6 @@ class Job:
     unseen_rows: int
     min_count: int
     compare: bool
-    sharding: str | None
-    timeout: int
     threads: int | None
     output: Path
     resume: bool
@@ -64,6 +62,8 @@ class Job:
     json_path: Path | None
     tensorboard: Path | None
     quiet: bool
+    sharding: str | None = None
+    timeout: int = TIMEOUT
     #: Whether this process writes logs and the table: of several, the first.
     _speaks: bool = True
 

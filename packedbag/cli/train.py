@@ -9,8 +9,7 @@ import typer
 
 from packedbag.cli.console import guarded
 from packedbag.cli.sources import DataOptions
-from packedbag.recsys.ranks import TIMEOUT
-from packedbag.recsys.settings import CHECKPOINT_STEPS, Settings
+from packedbag.recsys.settings import CHECKPOINT_STEPS, TIMEOUT, Settings
 
 DEFAULTS = Settings()
 DATA, TABLES, TRAINING, RUN = "Data", "Tables", "Training", "Run"

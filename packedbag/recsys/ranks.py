@@ -14,8 +14,6 @@ from packedbag.core.errors import ArgumentError
 from packedbag.recsys.rows import Rows
 
 SHARDINGS = ("table", "row", "column", "auto")
-#: Seconds after which ranks that wait for one that is gone give up, unless told otherwise.
-TIMEOUT = 300
 #: What torchrun tells each process; RANK is only there where it does.
 TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

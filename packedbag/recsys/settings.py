@@ -20,6 +20,8 @@ MAX_WIDTH = 2**31 - 1
 
 #: Steps between checkpoints; the end of an epoch is one anyway.
 CHECKPOINT_STEPS = 500
+#: Seconds after which processes of a run that wait for one that is gone give up, unless told otherwise.
+TIMEOUT = 300
 
 
 @dataclass(frozen=True)
