@@ -17,7 +17,7 @@ INT32_ROWS = 1 << 31
 #: In how many bits a count may be sent; `FLOAT_BITS` where none of them holds it.
 COUNT_BITS = (1, 2, 4, 8, 16)
 FLOAT_BITS = 32
-#: Bytes that the ranks which share a row's columns tell each other of it: 32 partial sums of squares, and their mean.
+#: Bytes that ranks which share rows' columns tell each other of a gradient: 32 partial sums of squares, and the mean.
 STATISTICS = FLOAT * (BITS_PER_WORD + 1)
 
 
@@ -91,7 +91,7 @@ def traffic(
     bits: int,
     gradient: float = FLOAT,
     pooled: bool = True,
-    shared_rows: int = 0,
+    shared_gradients: int = 0,
 ) -> Traffic:
     """Return what passes for ``bags`` bags, rounded up to bytes.
 
@@ -103,7 +103,7 @@ def traffic(
         bits: of a value forward, see `count_bits`.
         gradient: bytes of a value of the gradient.
         pooled: whether bags are reduced before they are sent; else a row is sent for each id.
-        shared_rows: distinct rows to update that have columns elsewhere too.
+        shared_gradients: of rows to update that have columns elsewhere too, see `distinct_gradients`.
 
     >>> traffic(columns=64, bags=10, entries=200, index=4, bits=8)
     Traffic(indices=840, forward=640, gradients=2560, statistics=0)
@@ -113,7 +113,7 @@ def traffic(
         indices=math.ceil(index * entries + INT * bags),
         forward=math.ceil(lines * line_bytes(columns, bits)),
         gradients=math.ceil(lines * columns * gradient),
-        statistics=STATISTICS * shared_rows,
+        statistics=STATISTICS * shared_gradients,
     )
 
 
@@ -153,6 +153,19 @@ def distinct_rows(rows: int, entries: float) -> int:
         return min(rows, math.ceil(entries))
     # 1 - (1 - 1 / rows)^entries, exact where it is tiny.
     return round(rows * -math.expm1(entries * math.log1p(-1 / rows)))
+
+
+def distinct_gradients(rows: int, entries: float, bags: float) -> int:
+    """Return how many gradients the rows that ``entries`` ids in ``bags`` bags hit are expected to have between them.
+
+    A row that occurs once has its bag's gradient; one that occurs more often has one of its own.
+
+    >>> distinct_gradients(1_000_000, 40_960, 2048)
+    2864
+    """
+    hit = distinct_rows(rows, entries)
+    once = entries * math.exp((entries - 1) * math.log1p(-1 / rows)) if rows > 1 else 0.0
+    return min(hit, math.ceil(bags) + max(0, hit - round(once)))
 
 
 def column_parts(dim: int, ranks: int, least: int = BITS_PER_WORD) -> list[int]:

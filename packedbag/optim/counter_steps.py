@@ -78,14 +78,16 @@ class CounterSteps(PackedOptimizer):
             return super()._start_table(number, anchor, group, gradients, factor)
         sums = RowSums.of(table.backend, by_column(gradients, source.bits_per_value), factor)
         grad = sums.total()
-        squares = RowSquares(to_torch(grad), table.shard)
+        lines, of_row = sums.lines(grad)
+        squares = RowSquares(lines, table.shard)
         squares.start()
 
         def finish() -> None:
             _fold(to_torch(table.state["totals"]))
-            means = to_backend(table.backend, squares.finish())
+            means = squares.finish()
+            of_rows = to_backend(table.backend, means if of_row is None else means[of_row])
             arrays, rule = self._arrays(table), self._placed_rule(table)
-            table.backend.counter_update(*arrays, sums.rows, grad, rule=rule, mean_squares=means)
+            table.backend.counter_update(*arrays, sums.rows, grad, rule=rule, mean_squares=of_rows)
             torch.autograd.graph.increment_version(source.words)
 
         return finish

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from packedbag.backends.protocol import Backend, Factors
-from packedbag.ops.bridge import to_backend
+from packedbag.ops.bridge import to_backend, to_torch
 from packedbag.ops.sink import Gradients
 
 #: Gradient rows are summed and applied in pieces of this many bytes, so that a step's memory is bounded. 1 MB stays in
@@ -61,6 +63,29 @@ class RowSums:
         for start in range(0, len(self.rows), size):
             part = replace(self, rows=self.rows[start : start + size], starts=self.starts[start : start + size + 1])
             yield part if scale is None else part.scaled(scale[start : start + size])
+
+    def lines(self, total: Any) -> tuple[Any, Any | None]:
+        """Return the gradients that rows have, each once, and which of them is each row's.
+
+        A row that occurs once has the gradient of its bag, as all the others of that bag have which occur once.
+
+        Args:
+            total: (U, D), what `total` returned.
+
+        Returns:
+            (L, D) torch tensor, L at most U; and (U,) int64, or None where each row has its own.
+        """
+        rows, own = to_torch(total), None
+        factors = self.factors
+        plain = factors["factor"] == 1 and all(factors[n] is None for n in ("weights", "scale", "counts", "columns"))
+        if plain and len(rows):
+            starts, grad = to_torch(self.starts), to_torch(self.grad)
+            repeated = starts.diff() > 1
+            if len(grad) + int(repeated.sum()) < len(rows):
+                bags = to_torch(self.bags)[to_torch(self.order)[starts[:-1]]]
+                own = torch.where(repeated, len(grad) - 1 + repeated.cumsum(0), bags)
+                rows = torch.cat([grad, rows[repeated]])
+        return rows, own
 
     def total(self) -> Any:
         """Return the summed gradients, (U, D) float32: `packedbag.backends.protocol.Backend.sum_rows`."""

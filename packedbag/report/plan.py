@@ -10,7 +10,7 @@ from packedbag.core.footprint import (
     FLOAT_BITS,
     Traffic,
     count_bits,
-    distinct_rows,
+    distinct_gradients,
     footprint,
     index_bytes,
     largest_part,
@@ -205,7 +205,7 @@ def _sent(wish: Wish, *, index: int, bits: int, packed: bool) -> Traffic:
         entries=wish.load.entries * others * share,
         index=index,
         bits=bits,
-        shared_rows=distinct_rows(part.rows, wish.load.entries * share) if split else 0,
+        shared_gradients=distinct_gradients(part.rows, wish.load.entries * share, wish.load.bags) if split else 0,
     )
 
 

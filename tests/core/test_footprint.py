@@ -81,7 +81,9 @@ def test_sequences_send_a_row_for_each_id():
 
 
 def test_rows_whose_columns_are_shared_cost_32_sums_and_a_mean():
-    assert traffic(columns=32, bags=1, entries=1, index=4, bits=1, shared_rows=7).statistics == 7 * STATISTICS == 924
+    assert (
+        traffic(columns=32, bags=1, entries=1, index=4, bits=1, shared_gradients=7).statistics == 7 * STATISTICS == 924
+    )
 
 
 @given(rows=st.integers(0, 1000), entries=st.floats(0, 1000))

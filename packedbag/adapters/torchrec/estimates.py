@@ -44,6 +44,7 @@ from packedbag.core.footprint import (
     Footprint,
     Traffic,
     count_bits,
+    distinct_gradients,
     distinct_rows,
     footprint,
     index_bytes,
@@ -165,7 +166,7 @@ class PackedEstimator(ShardEstimator):  # type: ignore[misc]  # TorchRec has no 
             bits=feed.bits,
             gradient=feed.gradient,
             pooled=option.is_pooled,
-            shared_rows=self.touched(option, shard, feed) if split else 0,
+            shared_gradients=self.gradients(option, shard, feed) if split else 0,
         )
         if option.sharding_type == REPLICATED:  # they are looked up where they are used
             return Traffic(found.indices, 0, found.gradients)
@@ -179,6 +180,13 @@ class PackedEstimator(ShardEstimator):  # type: ignore[misc]  # TorchRec has no 
     def touched(self, option: ShardingOption, shard: Shard, feed: Feed) -> int:
         """Return how many rows of a shard the batches of all ranks are expected to hit."""
         return distinct_rows(shard.size[0], self.topology.world_size * self.share(option, shard) * feed.entries)
+
+    def gradients(self, option: ShardingOption, shard: Shard, feed: Feed) -> int:
+        """Return how many gradients these rows are expected to have between them; in sequences, each its own."""
+        ranks = self.topology.world_size
+        entries = ranks * self.share(option, shard) * feed.entries
+        lines = ranks * feed.bags if option.is_pooled else entries
+        return distinct_gradients(shard.size[0], entries, lines)
 
 
 class PackedStorageEstimator(PackedEstimator):

@@ -103,7 +103,8 @@ def counted_by(option: Any, shard: Any, features: int, world: int) -> dict[str, 
     buffers = passes.indices + sent + passes.gradients
     if columns < option.tensor.shape[1]:
         touched = round(rows * (1 - (1 - 1 / rows) ** ids))
-        buffers += touched * 4 * 33
+        repeated = touched - round(ids * (1 - 1 / rows) ** (ids - 1))
+        buffers += min(touched, bags + repeated) * 4 * 33
     return {
         "held": rows * (4 * words + 4),
         "sent": sent,

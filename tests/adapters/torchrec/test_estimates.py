@@ -109,7 +109,7 @@ def test_what_a_plan_counts_for_a_rank_is_the_formula(world, device, kind):
             if option.sharding_type == "data_parallel":
                 buffers -= bags * c
             if c < dim:
-                buffers += 132 * formulas.distinct_rows(r, ids)
+                buffers += 132 * formulas.distinct_gradients(r, ids, bags)
             assert on_device(shard.storage, device) == r * (4 * words + 4) + buffers
             assert on_device(shard.storage, {"cpu": "cuda", "cuda": "cpu"}[device]) == 0
         assert held == rows * dim * (world if option.sharding_type == "data_parallel" else 1)
