@@ -68,7 +68,7 @@ class Wire:
         self._count("all_gather_into_tensor", lambda out, inp, *a, **k: inp.nbytes * (ranks - 1))
         self._count("all_gather", lambda outs, inp, *a, **k: inp.nbytes * (ranks - 1))
         self._count("all_reduce", lambda t, *a, **k: 2 * t.nbytes * others)
-        self._count("send", lambda t, *a, **k: t.nbytes)
+        self._count("isend", lambda t, *a, **k: t.nbytes)
 
     def _to_others(self, tensor: torch.Tensor, splits: list[int] | None) -> float:
         ranks = dist.get_world_size()
