@@ -42,8 +42,7 @@ What the rank that sends most hands to others in a step, counted at the collecti
 
 Goals, forward: at most 1/4 of fp32's for sums, 1/32 for majorities: {forward_said}. Where a bag is no longer than 15,
 sums take 1/8; with one id a bag, 1/32. By column, an update sends rows' statistics: they are what makes the result
-that of one process, and `adaptivity=None` has none. Memory misses its goal with 4 bits and 32 columns a rank, where a
-word of state a row weighs as much as the table.
+that of one process, and `adaptivity=None` has none.
 
 ## On paper: {study_rows:.0e} rows x {study_dim}
 

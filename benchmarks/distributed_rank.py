@@ -38,7 +38,6 @@ from packedbag.adapters.torchrec import (  # noqa: E402
     PackedEmbeddingBagCollection,
     PackedEmbeddingBagCollectionSharder,
 )
-from packedbag.core.footprint import column_parts  # noqa: E402
 from packedbag.optim import CounterSGD, packed_parameters  # noqa: E402
 
 #: TorchRec's kernel that updates in backward. Its plans take the dense one on a CPU unless told otherwise.
@@ -100,8 +99,9 @@ def spread(collection: Any, sharder: Any, job: dict[str, Any]) -> Any:
     elif job["sharding"] == "row":
         plans = {name: row_wise(compute_kernel=FUSED) for name in names}
     else:
-        widths = column_parts(job["dim"], world)
-        plans = {name: column_wise(size_per_rank=widths, compute_kernel=FUSED) for name in names}
+        # Tables begin on different ranks.
+        starts = {name: [(i + rank) % world for rank in range(world)] for i, name in enumerate(names)}
+        plans = {name: column_wise(ranks=ranks, compute_kernel=FUSED) for name, ranks in starts.items()}
     model = torch.nn.ModuleDict({"tables": collection})
     of_tables = construct_module_sharding_plan(
         collection, plans, sharder=sharder, local_size=world, world_size=world, device_type="cpu"

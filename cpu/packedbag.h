@@ -114,7 +114,8 @@ typedef struct {
     uint64_t seed;
     int64_t step, table;
     int64_t first_row, first_column;  // where a shard begins in its table; the column is a multiple of 32
-    const void* mean_squares;         // float32 (U): of whole rows, where grad has some columns of them; or null
+    const void* mean_squares;  // float32 (U): of whole rows, where grad has some columns of them; or null. If it is
+                               // there, row_state is (U), of `rows`
 } pb_counter_update_args;
 
 // The distinct rows of both parts are the same; `sum.out` and `update.grad` are not used.

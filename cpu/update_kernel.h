@@ -52,7 +52,7 @@ template <class Row, class Gradient>
         const int64_t later = row(i);
         prefetch_write(words + later * width, width);
         prefetch_write(planes + later * width * (args.bits - 1), width * (args.bits - 1));
-        if (states) __builtin_prefetch(states + later, 1);
+        if (states && !squares) __builtin_prefetch(states + later, 1);
     };
     for (int64_t i = first; i < first + block; ++i) fetch(i);
     for (int64_t start = first; start < last; start += block) {
@@ -68,7 +68,7 @@ template <class Row, class Gradient>
             rates[i] = rule.rate;
             shrinks[i] = rule.shrink;
             if (states) {
-                Word& kept = states[row(start + i)];
+                Word& kept = states[squares ? start + i : row(start + i)];
                 uint32_t state = kept;
                 rule.touch(state, plan.first_row + static_cast<uint64_t>(row(start + i)), q, rates[i], shrinks[i]);
                 totals.count_state(state);

@@ -30,7 +30,7 @@ __device__ __forceinline__ void row_gradient(float *g, const Occurrences<R> &all
 //   control: see control.cuh, or null: then the step's number is `first_step`. span: sorted places a warp looks at, at
 //   most 32. decay: 0 for none. threshold: negative, or gradients vote. spacing, group: packedbag/core/thermometer.py.
 //   table_number: its position in the optimizer. first_row, first_column: where a shard begins in its table.
-//   mean_squares: of whole rows, by place, where `gradient` has some of their columns; or null.
+//   mean_squares: of whole rows, by place, where `gradient` has some of their columns; row_state is by place then. Or null.
 template <class R, int TILE>
 __global__ void __launch_bounds__(128, TILE < 8 ? 4 : 3)
     row_update(u32 *table, u32 *planes, u32 *row_state, u64 *totals, const R *__restrict__ rows,
@@ -82,12 +82,13 @@ __global__ void __launch_bounds__(128, TILE < 8 ? 4 : 3)
     float r = votes ? 1.0f : rate, shrink = decay < MOST ? decay : MOST;
     u32 flips = 0u, kept = 0u;
     if (adaptivity != PLAIN) {
-      u32 state = row_state[row];
+      u32 *const kept_state = row_state + (mean_squares ? (u64)place : (u64)row);
+      u32 state = *kept_state;
       const u32 random = mixed(first_row + (u64)row, seed, step, table_number);
       const float mean = mean_squares ? mean_squares[place] : sum_of_lanes(squares) / (float)dim;
       const float statistic = touch(state, mean, adaptivity, random);
       __syncwarp();  // all lanes have read it
-      if (lane == 0) row_state[row] = state;
+      if (lane == 0) *kept_state = state;
       kept = state & ~TOUCHES;
       const float root = sqrtf(statistic) + EPSILON;
       r = r / root;

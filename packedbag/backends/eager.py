@@ -254,7 +254,7 @@ class Eager:
             update_rows(
                 words,
                 planes,
-                row_state,
+                row_state if mean_squares is None or row_state is None else row_state[start : start + most],
                 totals,
                 rows[start : start + most],
                 grad[start : start + most],

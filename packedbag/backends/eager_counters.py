@@ -134,13 +134,16 @@ def update_rows(
     r = torch.full((len(rows),), 1.0 if votes else rule.rate, dtype=torch.float32, device=device)
     shrink = torch.full_like(r, min(decay, MOST))
     if row_state is not None:
-        before = row_state.index_select(0, rows)
+        before = row_state.index_select(0, rows) if mean_squares is None else row_state
         code = touched(before, numbers, **key)
         statistic = row_statistic(before, code, grad, rule.adaptivity, mean_squares)
         divisor = root(statistic) + EPSILON
         r = r / divisor
         stored = state_words(statistic, code)
-        row_state.index_copy_(0, rows, stored)
+        if mean_squares is None:
+            row_state.index_copy_(0, rows, stored)
+        else:
+            row_state.copy_(stored)
         overdue = torch.full_like(r, (rule.step & LOW32) + 1) / touches_of(code).to(torch.float32)
         typical = root(totals[TYPICAL].to(torch.int32).view(torch.float32))
         due = (torch.full_like(r, decay) * typical * overdue / divisor).clamp_(max=MOST)

@@ -188,7 +188,7 @@ class Backend(Protocol):
             rows: (U,) int64, distinct; grad: (U, D) float32.
             rule: how counters change.
             mean_squares: (U,) float32, the mean of the squares of each whole row's gradient, where ``grad`` has only
-                some of its columns; None: that of ``grad``.
+                some of its columns; then ``row_state`` is (U,), of ``rows``, too. None: that of ``grad``.
         """
         ...
 

@@ -278,16 +278,17 @@ class Reference:
             r = np.full(len(rows), 1 if votes else rule.rate, np.float32)
             shrink = np.full(len(rows), min(decay, MOST), np.float32)
             if row_state is not None:
-                touches = touched(row_state[rows], mixed(numbers, **key))
-                statistic = self._row_statistic(row_state[rows], touches, grad, rule.adaptivity, mean_squares)
+                places = rows if mean_squares is None else np.arange(len(rows))
+                touches = touched(row_state[places], mixed(numbers, **key))
+                statistic = self._row_statistic(row_state[places], touches, grad, rule.adaptivity, mean_squares)
                 root = np.sqrt(statistic) + EPSILON
                 r = r / root
-                row_state[rows] = (statistic.view(np.uint32) & ~TOUCHES | touches).view(np.int32)
+                row_state[places] = (statistic.view(np.uint32) & ~TOUCHES | touches).view(np.int32)
                 # Decay falls due at each of `step + 1` steps, but is only done when the row is touched.
                 overdue = np.float32((rule.step & LOW32) + 1) / touches_of(touches).astype(np.float32)
                 due = np.float32(decay) * np.sqrt(typical(totals)) * overdue / root
                 shrink = np.where(statistic > 0, np.minimum(due, MOST), ZERO)
-                kept = (row_state[rows].view(np.uint32) & ~TOUCHES).astype(np.int64)
+                kept = (row_state[places].view(np.uint32) & ~TOUCHES).astype(np.int64)
                 totals[STEP_ROWS] += (kept > 0).sum()
                 totals[STEP_BITS] += kept.sum()
             x = r[:, None] * grad

@@ -92,6 +92,7 @@ def traffic(
     gradient: float = FLOAT,
     pooled: bool = True,
     shared_gradients: int = 0,
+    shared_rows: int = 0,
 ) -> Traffic:
     """Return what passes for ``bags`` bags, rounded up to bytes.
 
@@ -104,6 +105,7 @@ def traffic(
         gradient: bytes of a value of the gradient.
         pooled: whether bags are reduced before they are sent; else a row is sent for each id.
         shared_gradients: of rows to update that have columns elsewhere too, see `distinct_gradients`.
+        shared_rows: these rows; one rank keeps their state words, and tells the others.
 
     >>> traffic(columns=64, bags=10, entries=200, index=4, bits=8)
     Traffic(indices=840, forward=640, gradients=2560, statistics=0)
@@ -113,7 +115,7 @@ def traffic(
         indices=math.ceil(index * entries + INT * bags),
         forward=math.ceil(lines * line_bytes(columns, bits)),
         gradients=math.ceil(lines * columns * gradient),
-        statistics=STATISTICS * shared_gradients,
+        statistics=STATISTICS * shared_gradients + WORD * shared_rows,
     )
 
 

@@ -74,23 +74,34 @@ class CounterSteps(PackedOptimizer):
         """Begin to update a table; where ranks share its rows, they tell each other of these meanwhile."""
         source = sink_of_anchor(anchor).source
         table = self._table_step(number, anchor, group, select(source.words.device.type))
-        if table.shard is None or not table.shard.is_split or "row_state" not in table.state:
+        if table.shard is None or not table.shard.is_split or self.rule(table).adaptivity is None:
             return super()._start_table(number, anchor, group, gradients, factor)
         sums = RowSums.of(table.backend, by_column(gradients, source.bits_per_value), factor)
         grad = sums.total()
         lines, of_row = sums.lines(grad)
-        squares = RowSquares(lines, table.shard)
+        squares = RowSquares(lines, self._states_of(table, sums.rows), table.shard)
         squares.start()
 
         def finish() -> None:
             _fold(to_torch(table.state["totals"]))
-            means = squares.finish()
+            means, states = squares.finish()
             of_rows = to_backend(table.backend, means if of_row is None else means[of_row])
-            arrays, rule = self._arrays(table), self._placed_rule(table)
+            words, planes, kept, table_totals = self._arrays(table)
+            arrays = (words, planes, to_backend(table.backend, states), table_totals)
+            rule = self._placed_rule(table)
             table.backend.counter_update(*arrays, sums.rows, grad, rule=rule, mean_squares=of_rows)
+            if kept is not None:
+                to_torch(kept)[to_torch(sums.rows)] = states
             torch.autograd.graph.increment_version(source.words)
 
         return finish
+
+    def _states_of(self, table: TableStep, rows: Any) -> torch.Tensor:
+        """Return the state words of ``rows``, (U,) int32, or room for them where another rank keeps them."""
+        kept = table.state.get("row_state")
+        if kept is None:
+            return torch.empty(len(rows), dtype=torch.int32, device=to_torch(table.words).device)
+        return to_torch(kept)[to_torch(rows)]
 
     def _placed_rule(self, table: TableStep) -> CounterRule:
         """Return the rule of ``table``, with where it begins if it is part of a larger one."""

@@ -163,10 +163,12 @@ class RowSquares:
 
     Args:
         grad: (L, columns) float32, the gradients that rows have, each once, of this part: `RowSums.lines`.
+        states: (U,) int32, the rows' state words, which the first part keeps and tells the others.
         shard: which part it is.
     """
 
-    def __init__(self, grad: torch.Tensor, shard: Shard) -> None:
+    def __init__(self, grad: torch.Tensor, states: torch.Tensor, shard: Shard) -> None:
+        self._states = states
         self._grad, self._shard, self._group = grad, shard, shard.process_group
         self._last = len(shard.holders) - 1
         rows = (len(grad), 32)
@@ -185,8 +187,8 @@ class RowSquares:
         self._add()
         self._sent.append(dist.isend(self._lanes, group_dst=holders[part + 1], group=self._group))
 
-    def finish(self) -> torch.Tensor:
-        """Return the means, (L,) float32, to the bit of one process."""
+    def finish(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the means, (L,) float32, to the bit of one process, and the state words, (U,) int32."""
         if self._shard.part < self._last:
             # Asked for only now: two ranks must send and receive in one order, tables begun later included.
             dist.recv(self._means, group_src=self._shard.holders[self._last], group=self._group)
@@ -198,9 +200,14 @@ class RowSquares:
             self._means = lanes[:, 0] / torch.full_like(lanes[:, 0], self._shard.embedding_dim)
             for holder in self._shard.holders[: self._last]:
                 self._sent.append(dist.isend(self._means, group_dst=holder, group=self._group))
+        holders = self._shard.holders
+        if self._shard.part == 0:
+            self._sent += [dist.isend(self._states, group_dst=each, group=self._group) for each in holders[1:]]
+        else:
+            dist.recv(self._states, group_src=holders[0], group=self._group)
         for sent in self._sent:
             sent.wait()
-        return self._means
+        return self._means, self._states
 
     def _add(self) -> None:
         if self._received is not None:

@@ -36,6 +36,8 @@ def fresh_state(
     state: dict[str, Any] = {"num_embeddings": source.num_embeddings, "embedding_dim": source.embedding_dim}
     state.update({name: group[name] for name in optimizer.state_options})
     state.update(optimizer.new_state(words, group))
+    if source.shard is not None and source.shard.part > 0:
+        state.pop("row_state", None)  # the first part of a row's columns keeps its word
     if source.row_scale is not None:
         state["scale_sum"] = torch.zeros(source.num_embeddings, device=words.device)
     return state

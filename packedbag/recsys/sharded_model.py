@@ -121,13 +121,24 @@ def spread(model: ShardedClickModel, sharding: str, settings: Settings) -> nn.Mo
     )
 
 
+def _by_column(dim: int, world: int, number: int) -> object:
+    """Return where the columns of table ``number`` lie.
+
+    Where parts are alike, tables begin on different ranks: the first part of a row has its state word.
+    """
+    parts = column_parts(dim, world)
+    if len(set(parts)) > 1:
+        return column_wise(size_per_rank=parts)
+    return column_wise(ranks=[(number + i) % world for i in range(len(parts))])
+
+
 def _plans(model: ShardedClickModel, sharding: str, world: int) -> dict[str, object]:
     """Return where each table lies: whole tables on the ranks that have least so far, or all tables cut alike."""
     configs = model.tables.embedding_bag_configs()
     if sharding == "row":
         return {each.name: row_wise() for each in configs}
     if sharding == "column":
-        return {each.name: column_wise(size_per_rank=column_parts(each.embedding_dim, world)) for each in configs}
+        return {each.name: _by_column(each.embedding_dim, world, number) for number, each in enumerate(configs)}
     held, plans = [0] * world, {}
     for each in sorted(configs, key=lambda config: -config.num_embeddings):
         rank = held.index(min(held))

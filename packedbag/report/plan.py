@@ -11,6 +11,7 @@ from packedbag.core.footprint import (
     Traffic,
     count_bits,
     distinct_gradients,
+    distinct_rows,
     footprint,
     index_bytes,
     largest_part,
@@ -199,13 +200,15 @@ def _sent(wish: Wish, *, index: int, bits: int, packed: bool) -> Traffic:
     part, others = wish.part(), (wish.gpus - 1) / wish.gpus
     share = part.rows / wish.rows
     split = packed and wish.row_state and part.dim < wish.dim
+    shared = (part.rows, wish.load.entries * share)
     return traffic(
         columns=part.dim,
         bags=wish.load.bags * others,
         entries=wish.load.entries * others * share,
         index=index,
         bits=bits,
-        shared_gradients=distinct_gradients(part.rows, wish.load.entries * share, wish.load.bags) if split else 0,
+        shared_gradients=distinct_gradients(*shared, wish.load.bags) if split else 0,
+        shared_rows=distinct_rows(*shared) if split else 0,
     )
 
 

@@ -133,7 +133,7 @@ def test_parts_of_a_table_change_as_the_whole_does(backend: Any, adaptivity: str
             case,
             words=case.words[row_part, column_part].copy(),
             planes=case.planes[row_part, column_part].copy(),
-            row_state=case.row_state[row_part].copy() if adaptivity else None,
+            row_state=case.row_state[case.rows[mine]] if adaptivity else None,
             rows=case.rows[mine] - row_part.start,
             grad=case.grad[mine, columns].copy(),
             first_row=first_row + row_part.start,
@@ -141,5 +141,6 @@ def test_parts_of_a_table_change_as_the_whole_does(backend: Any, adaptivity: str
         )
         arrays = tuple(None if x is None else x.copy() for x in (part.words, part.planes, part.row_state, part.totals))
         part.call(backend, *arrays, part.rows, part.grad, squares[mine])
-        expected = words[row_part, column_part], planes[row_part, column_part], state[row_part] if adaptivity else None
+        kept = state[case.rows[mine]] if adaptivity else None
+        expected = words[row_part, column_part], planes[row_part, column_part], kept
         assert_same(arrays[:3], tuple(None if x is None else np.ascontiguousarray(x) for x in expected))

@@ -166,7 +166,7 @@ def test_json_holds_what_is_on_the_wire(monkeypatch, capsys):
     assert wire["row"]["packed"]["forward"] == 4800
     assert wire["column"]["packed"]["forward"] == 2400
     # Nearly all of 1,200 rows occur once, and have the gradients of their bags.
-    assert wire["column"]["packed"]["statistics"] == 400 * 132
+    assert wire["column"]["packed"]["statistics"] == 400 * 132 + 1200 * 4
     assert wire["column"]["fp32"]["statistics"] == 0
 
 

@@ -232,7 +232,7 @@ def steps(kind: str, world: int, rank: int, pair: tuple[Any, Any], make: Any, ba
             assert part.words.equal(whole.words[rows, words]), name
             found = theirs.state[part.anchor]
             assert found["planes"].equal(state["planes"][rows, words]), name
-            if "row_state" in state:
+            if "row_state" in found:
                 assert found["row_state"].equal(state["row_state"][rows]), name
                 assert found["totals"][4:6].equal(state["totals"][4:6]), name
 

@@ -160,10 +160,8 @@ def _sharded(model: torch.nn.Module, tables: PackedOptimizer) -> dict[str, Any]:
                 shape = (*width, *value.shape[2:]) if value.ndim > 1 else width[:1]
                 shapes[key] = (torch.Size(shape), value.dtype)
                 offsets = (*first, *(0,) * (value.ndim - 2)) if value.ndim > 1 else first[:1]
-                # Columns that other ranks hold share their row words; one rank of each rows saves these.
-                saves = value.ndim > 1 or shard.part == 0
                 if source.num_embeddings:
-                    pieces.setdefault(key, []).append(Piece(offsets, value, saves))
+                    pieces.setdefault(key, []).append(Piece(offsets, value))
         for key, (shape, dtype) in shapes.items():
             state[f"{name}.{key}"] = TablePieces(shape, dtype, pieces.get(key, ()))
     return state

@@ -151,9 +151,9 @@ class PackedEstimator(ShardEstimator):  # type: ignore[misc]  # TorchRec has no 
         )
 
     def footprint(self, shard: Shard) -> Footprint:
-        """Return what a shard takes without its batch."""
+        """Return what a shard takes without its batch; the first of a row's parts has its state word."""
         rows, columns = shard.size
-        return footprint(rows, columns, self.bits, row_state=self.row_state)
+        return footprint(rows, columns, self.bits, row_state=self.row_state and shard.offset[1] == 0)
 
     def traffic(self, option: ShardingOption, shard: Shard, feed: Feed, ranks: float) -> Traffic:
         """Return what passes between a shard and ``ranks`` ranks in a step; ids are spread over rows evenly."""
@@ -167,6 +167,7 @@ class PackedEstimator(ShardEstimator):  # type: ignore[misc]  # TorchRec has no 
             gradient=feed.gradient,
             pooled=option.is_pooled,
             shared_gradients=self.gradients(option, shard, feed) if split else 0,
+            shared_rows=self.touched(option, shard, feed) if split else 0,
         )
         if option.sharding_type == REPLICATED:  # they are looked up where they are used
             return Traffic(found.indices, 0, found.gradients)

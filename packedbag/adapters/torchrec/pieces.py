@@ -16,12 +16,10 @@ class Piece(NamedTuple):
     Attributes:
         offsets: where it begins, in each dimension.
         tensor: its elements, which loading writes to.
-        saves: whether this rank saves it; another one does, where several hold the same.
     """
 
     offsets: tuple[int, ...]
     tensor: torch.Tensor
-    saves: bool = True
 
 
 class TablePieces(torch.Tensor):
@@ -70,7 +68,7 @@ class TablePieces(torch.Tensor):
                 ),
             )
             for piece in self.pieces
-            if piece.saves and piece.tensor.numel()
+            if piece.tensor.numel()
         ]
 
     def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:

@@ -72,7 +72,7 @@ def trains_as_planned(kind: str, rank: int, world: int) -> None:
     optimizer.step()
     held = sum(part.words.nbytes for table in sharded.embedding_bags.values() for part in table.parts)
     for state in optimizer.state.values():
-        held += sum(state[name].nbytes for name in ("planes", "row_state"))
+        held += sum(state[name].nbytes for name in ("planes", "row_state") if name in state)
     sent = sum(codec.forward.bytes for codecs in sharded._codecs for codec in codecs.registry.values())
     if rank:
         return  # the planner's options are on rank 0
@@ -104,9 +104,9 @@ def counted_by(option: Any, shard: Any, features: int, world: int) -> dict[str, 
     if columns < option.tensor.shape[1]:
         touched = round(rows * (1 - (1 - 1 / rows) ** ids))
         repeated = touched - round(ids * (1 - 1 / rows) ** (ids - 1))
-        buffers += min(touched, bags + repeated) * 4 * 33
+        buffers += min(touched, bags + repeated) * 4 * 33 + touched * 4
     return {
-        "held": rows * (4 * words + 4),
+        "held": rows * (4 * words + (4 if shard.offset[1] == 0 else 0)),
         "sent": sent,
         "buffers": buffers,
         "storage": shard.storage.ddr,

@@ -109,8 +109,9 @@ def test_what_a_plan_counts_for_a_rank_is_the_formula(world, device, kind):
             if option.sharding_type == "data_parallel":
                 buffers -= bags * c
             if c < dim:
-                buffers += 132 * formulas.distinct_gradients(r, ids, bags)
-            assert on_device(shard.storage, device) == r * (4 * words + 4) + buffers
+                buffers += 132 * formulas.distinct_gradients(r, ids, bags) + 4 * formulas.distinct_rows(r, ids)
+            state = 4 if shard.offset[1] == 0 else 0
+            assert on_device(shard.storage, device) == r * (4 * words + state) + buffers
             assert on_device(shard.storage, {"cpu": "cuda", "cuda": "cpu"}[device]) == 0
         assert held == rows * dim * (world if option.sharding_type == "data_parallel" else 1)
 
@@ -186,9 +187,9 @@ def test_sequences_are_split_in_parts_of_one_width():
         assert [s.size[1] for s in option.shards] == [64, 64, 64]
         rows, ids = option.tensor.shape[0], 4 * BATCH * LENGTH
         rows_back = ids * 64 // 8 + ids * 64 * 4  # a bit a weight, and float32 gradients
-        statistics = 132 * formulas.distinct_rows(rows, ids)
-        expected = rows * (8 * 8 + 4) + 4 * ids + 4 * 4 * BATCH + rows_back + statistics
-        assert {s.storage.hbm for s in option.shards} == {expected}
+        statistics = 136 * formulas.distinct_rows(rows, ids)
+        expected = rows * 8 * 8 + 4 * ids + 4 * 4 * BATCH + rows_back + statistics
+        assert [s.storage.hbm for s in option.shards] == [expected + 4 * rows, expected, expected]
 
 
 @BOTH_DEVICES
