@@ -108,6 +108,8 @@ def saves_a_state_dict(rank: int, world: int, per_node: int, folder: Path) -> No
                 rows = slice(part.shard.first_row, part.shard.first_row + part.num_embeddings)
                 words = source.embedding_bags[name].words[rows, first : first + part.words.shape[1]]
                 assert part.words.equal(words), name
+    with pytest.raises(NotImplementedError, match=r"cannot be pickled: save it with .*save_checkpoint"):
+        torch.save(many.state_dict(), folder / f"{rank}.pt")
     with pytest.raises(NotImplementedError, match="pieces of a table"):
         many.state_dict()["tables.embedding_bags.sums.weight"].sum()
 
@@ -129,6 +131,12 @@ def refuses(rank: int, world: int, per_node: int, folder: Path) -> None:
     many, optimizer, _ = made("table", world, per_node)
     with pytest.raises(CheckpointError, match="there is no whole checkpoint"):
         load_checkpoint(folder / "none", many, optimizer)
+    dist.barrier()
+    if rank == 0:
+        (folder / "file").touch()
+    dist.barrier()
+    with pytest.raises(CheckpointError, match=r"could not be written \(rank 0: [^\n]*\)\. Make room"):
+        save_checkpoint(folder / "file" / "inside", many, optimizer)
     save_checkpoint(folder / "some", many, optimizer)
     fewer = CounterSGD(packed_parameters(many), seed=9, bits=4)
     with pytest.raises(StateMismatchError, match=r"table 'sums' of the checkpoint has bits=5; .* bits=4"):

@@ -83,8 +83,9 @@ def save_checkpoint(
             unfinished.rename(target)
             shutil.rmtree(old, ignore_errors=True)
     except (OSError, dcp.api.CheckpointException) as error:
-        advice = "The checkpoint before it is whole." if target.exists() else "Make room, or pass another folder."
-        raise CheckpointError(target, f"the checkpoint could not be written: {error}", advice) from error
+        before = find_checkpoint(target) is not None
+        advice = "The checkpoint before it is whole." if before else "Make room, or pass another folder."
+        raise CheckpointError(target, f"the checkpoint could not be written ({_cause(error)})", advice) from error
     dist.barrier(group)
 
 
@@ -128,13 +129,22 @@ def load_checkpoint(
         dcp.load(state, checkpoint_id=target, process_group=group)
     except (OSError, dcp.api.CheckpointException) as error:
         advice = "Tables may be loaded in part: load another one, or start from the beginning."
-        raise CheckpointError(target, f"the checkpoint is damaged ({error})", advice) from error
+        raise CheckpointError(target, f"the checkpoint is damaged ({_cause(error)})", advice) from error
     _give_totals(whole, tables)
     model.load_state_dict(whole["model"], strict=False)
     if dense is not None:
         dense.load_state_dict(whole["dense"])
     extra: dict[str, Any] = whole["extra"]
     return extra
+
+
+def _cause(error: BaseException) -> str:
+    """Return in a line what went wrong, on which rank."""
+    failures = getattr(error, "failures", None)
+    if not failures:
+        return str(error)
+    rank, (first, *_) = next(iter(failures.items()))
+    return f"rank {rank}: {first}".splitlines()[0]
 
 
 # What is sharded -----------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class PackedEmbeddingBagCollection(EmbeddingBagCollectionInterface):  # type: ig
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
         """Return the pooled features; see the class."""
         features = maybe_td_to_kjt(features, None)
-        check_features(features, self._feature_names)
+        check_features(features, self._feature_names, weighted=self._is_weighted)
         if features.keys() != self._feature_names:
             features = features.permute([features.keys().index(name) for name in self._feature_names])
         features = in_bounds(features, self._rows, self.bounds)

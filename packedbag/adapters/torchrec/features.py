@@ -19,11 +19,14 @@ class FeatureIndexError(IndexRangeError):
         self.args = (f"feature {feature!r}: {self.args[0]}",)
 
 
-def check_features(features: Any, wanted: Sequence[str]) -> None:
-    """Raise `ArgumentError` unless ``features`` has the features ``wanted``, with one batch size."""
+def check_features(features: Any, wanted: Sequence[str], *, weighted: bool = False) -> None:
+    """Raise `ArgumentError` unless ``features`` are those ``wanted``, of one batch size, with weights if they must."""
     missing = sorted(set(wanted) - set(features.keys()))
     if missing:
         raise ArgumentError("features", f"without {missing[0]!r}", f"holding {', '.join(sorted(set(wanted)))}")
+    if weighted and features.weights_or_none() is None:
+        advice = "Pass weights, or make the collection without is_weighted."
+        raise ArgumentError("features", "without weights", "weighted, as the collection is", advice)
     if features.variable_stride_per_key():
         advice = "Give every feature the same batch size."
         raise ArgumentError("features", "of another batch size for each feature", "of one batch size", advice)

@@ -53,6 +53,13 @@ class TablePieces(torch.Tensor):
             f"packedbag.adapters.torchrec.export writes the whole table to a file."
         )
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse to be pickled: a file of `torch.save` would hold one rank's pieces, and look whole."""
+        raise NotImplementedError(
+            f"{self!r} cannot be pickled: save it with packedbag.adapters.torchrec.save_checkpoint or with "
+            f"torch.distributed.checkpoint, which write the pieces of all ranks."
+        )
+
     # The protocol of torch.distributed.checkpoint ----------------------------------------------------------------
 
     def __create_write_items__(self, fqn: str, _: Any) -> list[WriteItem]:

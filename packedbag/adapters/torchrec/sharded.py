@@ -216,7 +216,7 @@ class ShardedPackedEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # typ
     def input_dist(self, ctx: PackedContext, features: Any) -> Any:
         """Send the indices to the ranks that hold their rows; agree on how long bags are."""
         features = maybe_td_to_kjt(features, None)
-        check_features(features, self._flat_names)
+        check_features(features, self._flat_names, weighted=self._is_weighted)
         if self._has_uninitialized_input_dist:
             self._create_input_dist(self._flat_names)
             self._has_uninitialized_input_dist = False
