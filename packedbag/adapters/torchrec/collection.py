@@ -97,7 +97,7 @@ class PackedEmbeddingBagCollection(EmbeddingBagCollectionInterface):  # type: ig
         if features.keys() != self._feature_names:
             features = features.permute([features.keys().index(name) for name in self._feature_names])
         features = in_bounds(features, self._rows, self.bounds)
-        lengths = features.lengths().view(len(self._pooled), -1).T
+        lengths = features.lengths().view(len(self._pooled), features.stride()).T
         values = Finish.apply(self._lookup(features), lengths, self._pooled, not self._is_weighted)
         if self.scales:
             values = values * self._scale_of_columns()

@@ -93,7 +93,7 @@ class PackedLookup(torch.nn.Module):
             else:
                 sums.append(part(indices, bags, entries))
             key += plan.count
-        lengths = features.lengths().view(-1, stride)
+        lengths = features.lengths().view(key, stride)
         joined: torch.Tensor = JoinCounts.apply(self._plan, lengths, not self.weighted, *sums)
         if torch.is_grad_enabled() and not joined.requires_grad:
             joined.requires_grad_()  # all frozen here: other ranks' backward waits for this rank's part in it

@@ -92,7 +92,7 @@ def _tables(plan: Sequence[Looked], result: torch.Tensor, sums: Sequence[torch.T
         end = column + each.count * each.dim
         yield (
             result[:, column:end].unflatten(1, (each.count, each.dim)),
-            found.unflatten(0, (each.count, -1)).transpose(0, 1),
+            found.unflatten(0, (each.count, len(result))).transpose(0, 1),
             halves[key : key + each.count].T.unsqueeze(2),
             each,
         )

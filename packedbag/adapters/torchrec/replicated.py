@@ -52,7 +52,8 @@ class ReplicatedLookup(torch.nn.Module):
         told = torch.tensor([len(grad), features.values().numel()], device=grad.device)
         batches, entries = (list(column) for column in zip(*(t.tolist() for t in all_gather(told, group)), strict=True))
         grads = torch.cat(ragged(grad.contiguous(), batches, group))
-        lengths = [each.view(keys, -1) for each in ragged(features.lengths(), [b * keys for b in batches], group)]
+        flat = ragged(features.lengths(), [batch * keys for batch in batches], group)
+        lengths = [each.view(keys, batch) for each, batch in zip(flat, batches, strict=True)]
         values = ragged(features.values(), entries, group)
         loads = None if weights is None else ragged(weights.to(torch.float32), entries, group)
         pieces = [length.sum(1).tolist() for length in lengths]

@@ -224,7 +224,7 @@ class ShardedPackedEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # typ
             if features.keys() != self._flat_names:
                 features = features.permute([features.keys().index(name) for name in self._flat_names])
             features = in_bounds(features, self._flat_rows, self.bounds)
-            ctx.lengths = features.lengths().view(len(self._flat_names), -1).T
+            ctx.lengths = features.lengths().view(len(self._flat_names), features.stride()).T
             self._agree(ctx)
             awaitables = []
             for input_dist, part in zip(self._input_dists, features.split(self._feature_splits), strict=True):
