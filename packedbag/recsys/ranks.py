@@ -29,7 +29,13 @@ def check_sharding(sharding: str) -> None:
 
 def join(timeout: int) -> None:
     """Meet the other processes; gloo, between CPUs."""
-    dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
+    patience = timedelta(seconds=timeout)
+    store, rank, world = next(iter(dist.rendezvous("env://", timeout=patience)))
+    if os.environ.get("LOCAL_WORLD_SIZE") == str(world):
+        # torchrun's store lives on through a restart, with the addresses of processes that are gone: a rank that starts
+        # faster than another would take its old one. On several nodes counts may differ; see docs/distributed.md.
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=patience)
 
 
 def is_lost(error: BaseException) -> bool:
