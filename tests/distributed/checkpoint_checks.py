@@ -124,6 +124,7 @@ def exports(kind: str, rank: int, world: int, per_node: int, folder: Path) -> No
         table = stored[f"tables.embedding_bags.{name}"]
         assert (table.words == part.weight.numpy()).all(), name
         assert table.scale == 1, name
+        assert table.mode == single.modes[name], name
     assert not list(folder.glob(".export-*"))
 
 

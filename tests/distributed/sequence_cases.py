@@ -24,7 +24,8 @@ from torchrec.distributed.types import ShardingEnv, ShardingPlan
 from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from packedbag.adapters.torchrec import PackedEmbeddingCollection, PackedEmbeddingCollectionSharder
+import packedbag
+from packedbag.adapters.torchrec import PackedEmbeddingCollection, PackedEmbeddingCollectionSharder, export
 from packedbag.core.errors import ArgumentError
 from packedbag.optim import BitFlip, CounterSGD, VoteFlip, packed_parameters
 from tests.distributed.collections import assert_shares
@@ -76,6 +77,7 @@ def checks(rank: int, world: int, folder: Path) -> dict[str, Callable[[], None]]
             found[f"{kind}: {name}"] = partial(function, kind, rank, world)
     found["widths"] = partial(refuses_two_widths, world)
     found["scales"] = partial(trains_scales, rank, world)
+    found["export"] = partial(exports, world, folder)
     return found
 
 
@@ -354,6 +356,15 @@ def refuses_two_widths(world: int) -> None:
     plans = {name: column_wise(ranks=[0, 1], size_per_rank=[64 * world - 32, 32]) for name in ("first", "only")}
     with pytest.raises(ArgumentError, match=rf"of parts \[32, {64 * world - 32}\] wide"):
         sharded({**plans, "second": table_wise(rank=0)}, world, collection("column", world, "meta"))
+
+
+def exports(world: int, folder: Path) -> None:
+    """One file holds the tables of all ranks."""
+    single, many = both("mixed", world)
+    export(many, folder / "sequences.safetensors")
+    stored = packedbag.load(folder / "sequences.safetensors", verify=True)
+    for name, part in single.embeddings.items():
+        assert (stored[f"tables.embeddings.{name}"].words == part.weight.numpy()).all(), name
 
 
 def trains_scales(rank: int, world: int) -> None:

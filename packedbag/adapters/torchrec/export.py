@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torchrec.distributed.model_parallel import get_unwrapped_module
 
-from packedbag.adapters.torchrec.sharded_table import ShardedTable
+from packedbag.adapters.torchrec.sharded_table import ShardedTable, ShardedTables
 from packedbag.core.errors import ArgumentError
 from packedbag.core.layout import BITS_PER_WORD, words_per_row
 from packedbag.io.tables import save
@@ -48,11 +48,10 @@ def export(model: torch.nn.Module, path: str | os.PathLike[str], *, file_format:
 def gathered(model: torch.nn.Module, folder: Path) -> Iterator[dict[str, PackedTable]]:
     """Give rank 0 all tables by name, on disk in ``folder`` while the context lasts; other ranks get none."""
     sharded = [
-        (f"{name}.embedding_bags.{table}", module, each)
+        (f"{name}.{module.tables_name}.{table}", module, each)
         for name, module in get_unwrapped_module(model).named_modules()
-        if hasattr(module, "embedding_bags")
-        for table, each in module.embedding_bags.items()
-        if isinstance(each, ShardedTable)
+        if isinstance(module, ShardedTables)
+        for table, each in getattr(module, module.tables_name).items()
     ]
     if not sharded:
         raise ArgumentError("model", f"a {type(model).__name__} without sharded tables", "one that has some")
@@ -71,8 +70,7 @@ def gathered(model: torch.nn.Module, folder: Path) -> Iterator[dict[str, PackedT
 def _table(module: Any, table: ShardedTable, words: Any) -> PackedTable:
     scales = module.scales
     scale = scales[table.table_name].detach().cpu().numpy() if len(scales) else None
-    mode = module.modes[table.table_name] if hasattr(module, "modes") else "sum"
-    metadata = {"mode": mode, "padding_idx": None}
+    metadata = {"mode": module.mode_of(table.table_name), "padding_idx": None}
     return PackedTable(words, table.embedding_dim, scale=scale, bits_per_value=table.bits_per_value, metadata=metadata)
 
 

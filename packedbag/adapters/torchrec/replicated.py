@@ -28,15 +28,15 @@ class ReplicatedLookup(torch.nn.Module):
 
     def __init__(self, lookup: PackedLookup, parts: list[PackedPart], features: list[int], process_group: Any) -> None:
         super().__init__()
-        self._lookup, self.parts, self.features = lookup, parts, features
+        self.lookup, self.parts, self.features = lookup, parts, features
         self.process_group = process_group
 
     def forward(self, features: Any, order: torch.Tensor | None = None) -> torch.Tensor:
         """Return the bags, as `PackedLookup.forward` does."""
         if not torch.is_grad_enabled():
-            found: torch.Tensor = self._lookup(features)
+            found: torch.Tensor = self.lookup(features)
             return found
-        return _Replicated.apply(self, features, *(part.anchor for part in self.parts))
+        return Replicated.apply(self, features, *(part.anchor for part in self.parts))
 
     def push(self, features: Any, grad: torch.Tensor) -> list[torch.Tensor]:
         """Leave the gradients of all ranks in the sinks; return what they add to the anchors'.
@@ -76,17 +76,21 @@ class ReplicatedLookup(torch.nn.Module):
         return pushed
 
 
-class _Replicated(torch.autograd.Function):
+class Replicated(torch.autograd.Function):
+    """The ``lookup`` of a replica of tables, whose gradients its ``push`` exchanges with the other ranks."""
+
     @staticmethod
-    def forward(ctx: Any, lookup: ReplicatedLookup, features: Any, *anchors: torch.Tensor) -> torch.Tensor:
-        ctx.lookup, ctx.features = lookup, features
-        found: torch.Tensor = lookup._lookup(features)
+    def forward(ctx: Any, replica: Any, features: Any, *anchors: torch.Tensor) -> torch.Tensor:
+        """Look this rank's features up."""
+        ctx.replica, ctx.features = replica, features
+        found: torch.Tensor = replica.lookup(features)
         return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-        return None, None, *ctx.lookup.push(ctx.features, grad)
+        """Return the gradients of the anchors."""
+        return None, None, *ctx.replica.push(ctx.features, grad)
 
 
 def ragged(tensor: torch.Tensor, lengths: list[int], group: Any) -> list[torch.Tensor]:

@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.autograd.function import once_differentiable
 from torchrec.distributed.comm_ops import get_gradient_division
 
 from packedbag.adapters.torchrec.lookup import PackedPart
-from packedbag.adapters.torchrec.replicated import ragged
+from packedbag.adapters.torchrec.replicated import Replicated, ragged
 from packedbag.optim.gather import all_gather
 
 
@@ -70,7 +69,7 @@ class ReplicatedRows(torch.nn.Module):
         if not torch.is_grad_enabled():
             found: torch.Tensor = self.lookup(features)
             return found
-        return _Replicated.apply(self, features, *(part.anchor for part in self.lookup.parts))
+        return Replicated.apply(self, features, *(part.anchor for part in self.lookup.parts))
 
     def push(self, features: Any, grad: torch.Tensor) -> list[torch.Tensor]:
         """Leave the gradients of all ranks in the sinks; return what they add to the anchors'.
@@ -100,16 +99,3 @@ class ReplicatedRows(torch.nn.Module):
                 pushed.append(torch.zeros_like(part.anchor))
             key += count
         return pushed
-
-
-class _Replicated(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: ReplicatedRows, features: Any, *anchors: torch.Tensor) -> torch.Tensor:
-        ctx.rows, ctx.features = rows, features
-        found: torch.Tensor = rows.lookup(features)
-        return found
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-        return None, None, *ctx.rows.push(ctx.features, grad)

@@ -30,7 +30,7 @@ from packedbag.adapters.torchrec.features import check_features, in_bounds
 from packedbag.adapters.torchrec.lookup import PackedLookup
 from packedbag.adapters.torchrec.pooling import Finish, Pooled
 from packedbag.adapters.torchrec.replicated import ReplicatedLookup
-from packedbag.adapters.torchrec.sharded_table import ShardedTable, as_table, real_scales, whole_tables
+from packedbag.adapters.torchrec.sharded_table import ShardedTable, ShardedTables, as_table, real_scales, whole_tables
 from packedbag.adapters.torchrec.wire import CountCodecs
 from packedbag.core.errors import ArgumentError
 from packedbag.core.footprint import count_bits
@@ -92,13 +92,15 @@ class _AsSums:
         return self.state_dict().items()
 
 
-class ShardedPackedEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # type: ignore[misc]
+class ShardedPackedEmbeddingBagCollection(ShardedTables, ShardedEmbeddingBagCollection):  # type: ignore[misc]
     """A `PackedEmbeddingBagCollection` on several ranks; `PackedEmbeddingBagCollectionSharder` makes it.
 
     Inputs and outputs travel through TorchRec's exchanges; lookups are packed. Train it with
     ``CounterSGD(packed_parameters(model))``: with the same gradients, its words, confidences and row states are those
     that one process would have, bit for bit.
     """
+
+    tables_name = "embedding_bags"
 
     def __init__(
         self,
@@ -306,20 +308,9 @@ class ShardedPackedEmbeddingBagCollection(ShardedEmbeddingBagCollection):  # typ
 
     # What TorchRec asks of it -----------------------------------------------------------------------------------
 
-    def sharded_parameter_names(self, prefix: str = "") -> Any:
-        """Yield the names of the anchors: DDP is to leave them alone, and to take the scales."""
-        for name, _ in self.embedding_bags.named_parameters(
-            prefix=f"{prefix}.embedding_bags" if prefix else "embedding_bags"
-        ):
-            yield name
-
-    def reset_parameters(self) -> None:
-        """Draw the first bits anew, as the seed says, and set scales to 1."""
-        for table in self.embedding_bags.values():
-            table.draw()
-        with torch.no_grad():
-            for scale in self.scales.values():
-                scale.fill_(1.0)
+    def mode_of(self, table: str) -> str:
+        """Return how bags of a table are reduced: "sum", "mean" or "majority"."""
+        return self._modes[table]
 
     @property
     def unsharded_module_type(self) -> type[PackedEmbeddingBagCollection]:

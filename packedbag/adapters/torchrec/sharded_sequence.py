@@ -19,7 +19,7 @@ from packedbag.adapters.torchrec.asked import Asked, asked_for
 from packedbag.adapters.torchrec.row_lookup import ReplicatedRows, RowLookup
 from packedbag.adapters.torchrec.row_wire import row_codecs
 from packedbag.adapters.torchrec.sequence import PackedEmbeddingCollection
-from packedbag.adapters.torchrec.sharded_table import ShardedTable, as_table, real_scales, whole_tables
+from packedbag.adapters.torchrec.sharded_table import ShardedTable, ShardedTables, as_table, real_scales, whole_tables
 from packedbag.core.errors import ArgumentError
 
 
@@ -65,7 +65,7 @@ class _AsFloats:
         return None
 
 
-class ShardedPackedEmbeddingCollection(ShardedEmbeddingCollection):  # type: ignore[misc]
+class ShardedPackedEmbeddingCollection(ShardedTables, ShardedEmbeddingCollection):  # type: ignore[misc]
     """A `PackedEmbeddingCollection` on several ranks; `PackedEmbeddingCollectionSharder` makes it.
 
     Inputs and outputs travel through TorchRec's exchanges, rows in one bit a weight; lookups are packed. Train it with
@@ -75,6 +75,8 @@ class ShardedPackedEmbeddingCollection(ShardedEmbeddingCollection):  # type: ign
     Raises:
         ArgumentError: columns are split inside a word, or in parts of different widths, or one rank has two of them.
     """
+
+    tables_name = "embeddings"
 
     def __init__(
         self,
@@ -212,19 +214,6 @@ class ShardedPackedEmbeddingCollection(ShardedEmbeddingCollection):  # type: ign
         return found
 
     # What TorchRec asks of it -----------------------------------------------------------------------------------
-
-    def sharded_parameter_names(self, prefix: str = "") -> Any:
-        """Yield the names of the anchors: DDP is to leave them alone, and to take the scales."""
-        for name, _ in self.embeddings.named_parameters(prefix=f"{prefix}.embeddings" if prefix else "embeddings"):
-            yield name
-
-    def reset_parameters(self) -> None:
-        """Draw the first bits anew, as the seed says, and set scales to 1."""
-        for table in self.embeddings.values():
-            table.draw()
-        with torch.no_grad():
-            for scale in self.scales.values():
-                scale.fill_(1.0)
 
     @property
     def unsharded_module_type(self) -> type[PackedEmbeddingCollection]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -182,6 +182,32 @@ class ShardedTable(torch.nn.Module):
             process_group=self._env.process_group,
         )
         return PackedPart(place.rows, place.columns, shard, self._device, self.bits_per_value)
+
+
+class ShardedTables:
+    """What a collection of `ShardedTable`s says of itself to TorchRec."""
+
+    #: The name of the dictionary of tables.
+    tables_name: ClassVar[str]
+    scales: torch.nn.ParameterDict
+
+    def mode_of(self, table: str) -> str:
+        """Return how bags of a table are reduced, for a file of it."""
+        return "sum"
+
+    def sharded_parameter_names(self, prefix: str = "") -> Iterator[str]:
+        """Yield the names of the anchors: DDP is to leave them alone, and to take the scales."""
+        under = f"{prefix}.{self.tables_name}" if prefix else self.tables_name
+        for name, _ in getattr(self, self.tables_name).named_parameters(prefix=under):
+            yield name
+
+    def reset_parameters(self) -> None:
+        """Draw the first bits anew, as the seed says, and set scales to 1."""
+        for table in getattr(self, self.tables_name).values():
+            table.draw()
+        with torch.no_grad():
+            for scale in self.scales.values():
+                scale.fill_(1.0)
 
 
 class Place(NamedTuple):
