@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -37,6 +37,19 @@ class TableShards:
     members: list[tuple[torch.Tensor, dict[str, Any]]]
 
 
+class Agreed(NamedTuple):
+    """What all ranks have told of a table.
+
+    Attributes:
+        factors: by what its gradients were multiplied, on each rank that used it.
+        rows, bits: of the last step's totals.
+    """
+
+    factors: list[float]
+    rows: int
+    bits: int
+
+
 class ShardSteps:
     """Steps of tables that lie on several ranks.
 
@@ -50,6 +63,14 @@ class ShardSteps:
         raise NotImplementedError
 
     def _state_of(self, anchor: torch.Tensor, words: torch.Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _collect(
+        self, anchor: torch.Tensor, group: dict[str, Any], table: int, ranks: Any
+    ) -> tuple[Gradients, float] | None:
+        raise NotImplementedError
+
+    def _ranks(self) -> Any:
         raise NotImplementedError
 
     def _start_table(
@@ -90,32 +111,36 @@ class ShardSteps:
             raise RankMismatchError("packed tables", "; ".join(str(rank[2]) for rank in ranks) + " of them")
         for group in self.param_groups:
             group["seed"] = reinterpret("<q", ranks[0][0], "<Q")
-        self._update_shards(tables, drained, [rank[3:] for rank in ranks])
+        places = [slice(len(head) + TOLD * i, len(head) + TOLD * (i + 1)) for i in range(len(tables))]
+        agreed = [_agreed(table, [rank[at] for rank in ranks]) for table, at in zip(tables, places, strict=True)]
+        for i, table in enumerate(tables):
+            anchor, group = table.members[0]
+            if shard_of(anchor) is None:
+                collected = self._collect(anchor, group, table.number, self._ranks() or process_group)
+                drained[i] = [(anchor, group, *(collected or (None, 0.0)))]
+                agreed[i] = Agreed([] if collected is None else [collected[1]], 0, 0)
+        self._update_shards(tables, drained, agreed)
 
     def _tell(self, parts: list[Any]) -> list[int]:
         """Return what this rank has to say of one table: see `TOLD`."""
         used, factor, rows, bits = 0, 0.0, 0, 0
-        for anchor, _, gradients, received in parts:
-            if gradients is not None and received != 0:
-                used, factor = 1, received / (gradients.calls * CALL)
+        for anchor, _, gradients, of_part in parts:
+            if gradients is not None:
+                used, factor = 1, of_part
             shard, totals = shard_of(anchor), self.state.get(anchor, {}).get("totals")
             if totals is not None and shard is not None and shard.counts:
                 rows, bits = rows + int(totals[STEP_ROWS]), bits + int(totals[STEP_BITS])
         return [used, reinterpret("<d", factor, "<q"), rows, bits]
 
-    def _update_shards(self, tables: list[TableShards], drained: list[Any], ranks: list[list[int]]) -> None:
-        """Update all tables with what every rank told of them."""
-        agreed = []
-        for i, table in enumerate(tables):
-            of_table = [rank[TOLD * i : TOLD * (i + 1)] for rank in ranks]
-            factors = [reinterpret("<q", each[1], "<d") for each in of_table if each[0]]
-            if not all(math.isfinite(factor) for factor in factors):
-                raise GradientError(describe(sink_of_anchor(table.members[0][0]), table.number))
-            agreed.append((factors, sum(each[2] for each in of_table), sum(each[3] for each in of_table)))
-        waiting: Callable[[], None] | None = None  # of the table before: ranks that share a row wait for each other
+    def _update_shards(self, tables: list[TableShards], drained: list[Any], agreed: list[Agreed]) -> None:
+        """Update all tables, with the gradients that this rank has of each and what all ranks told of it."""
+        # Ranks that share rows meet in one order, table by table: each table is finished when the next one has begun,
+        # on a rank that has no part of that one as well.
+        waiting: list[Callable[[], None]] = []
         for table, parts, (factors, rows, bits) in zip(tables, drained, agreed, strict=True):
             if not factors:
                 continue
+            started = []
             for anchor, group, gradients, _ in parts:
                 source = sink_of_anchor(anchor).source
                 if source.num_embeddings == 0:
@@ -123,13 +148,13 @@ class ShardSteps:
                 shard, totals = shard_of(anchor), self._state_of(anchor, source.words, group).get("totals")
                 if totals is not None and shard is not None and not shard.replicated:
                     totals[STEP_ROWS], totals[STEP_BITS] = rows, bits
-                finish = self._start_table(table.number, anchor, group, gradients or nothing(source), factors[0])
-                if waiting is not None:
-                    waiting()
-                waiting = finish
+                started.append(self._start_table(table.number, anchor, group, gradients or nothing(source), factors[0]))
                 anchor.grad = None
-        if waiting is not None:
-            waiting()
+            for finish in waiting:
+                finish()
+            waiting = started
+        for finish in waiting:
+            finish()
         if any(factors for factors, *_ in agreed):
             for group in self.param_groups:
                 group["step"] += 1
@@ -141,10 +166,28 @@ def shard_of(anchor: torch.Tensor) -> Shard | None:
     return shard
 
 
+def _agreed(table: TableShards, told: list[list[int]]) -> Agreed:
+    """Return what the ranks ``told`` of a table adds up to; raise `GradientError` on all of them, or on none."""
+    factors = [reinterpret("<q", each[1], "<d") for each in told if each[0]]
+    if not all(math.isfinite(factor) for factor in factors):
+        raise GradientError(describe(sink_of_anchor(table.members[0][0]), table.number))
+    return Agreed(factors, sum(each[2] for each in told), sum(each[3] for each in told))
+
+
 def _received(anchor: torch.Tensor) -> tuple[Gradients | None, float]:
-    """Drain a sink; return its gradients and the anchor's."""
+    """Drain the sink of a part; return its gradients, or None, and what others multiplied them by.
+
+    A whole table, which every rank holds for itself beside the sharded ones, waits: its gradients are gathered once it
+    is sure that the ranks have the same tables.
+    """
+    if shard_of(anchor) is None:
+        return None, 0.0
     gradients = sink_of_anchor(anchor).drain()
-    return gradients, 0.0 if anchor.grad is None else float(anchor.grad)
+    if gradients is None or anchor.grad is None:
+        return None, 0.0
+    # NaN where a backend that runs behind the host has refused the batch; one wait for both.
+    received = float(anchor.grad if gradients.bad is None else anchor.grad + gradients.bad)
+    return (None, 0.0) if received == 0 else (gradients, received / (gradients.calls * CALL))
 
 
 def nothing(source: Any) -> Gradients:

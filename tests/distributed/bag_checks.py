@@ -21,6 +21,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from packedbag.adapters.torchrec import PackedEmbeddingBagCollectionSharder
 from packedbag.core.errors import ArgumentError, GradientError
 from packedbag.optim import BitFlip, CounterSGD, VoteFlip, packed_parameters
+from tests.distributed import device_cases
 from tests.distributed.collections import (
     KINDS,
     Batch,
@@ -59,6 +60,7 @@ def checks(rank: int, world: int, folder: Path) -> dict[str, Callable[[], None]]
     found["a bad gradient"] = partial(refuses_a_bad_gradient, rank, world, per_node)
     found["words split"] = partial(refuses_split_words, world, per_node)
     found["scales"] = partial(trains_scales, rank, world, per_node)
+    found["turns"] = partial(device_cases.trains_in_turns, rank, world, per_node)
     return found
 
 

@@ -20,6 +20,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from packedbag.adapters.torchrec import PackedEmbeddingBagCollection, PackedEmbeddingBagCollectionSharder
+from tests.distributed.places import place
 
 #: Rows of the features' tables: "a" is of two tables, one of which has another feature, too.
 FEATURES = {"a": 40, "b": 50, "c": 31}
@@ -68,16 +69,21 @@ class Tables(torch.nn.Module):
         return by_key(self.tables(features))
 
 
-def sharded(plans: dict[str, Any], world: int, per_node: int, collection: Any, sharder: Any = None) -> Any:
-    """Return ``collection`` on all ranks, as ``plans`` says, inside a `DistributedModelParallel`."""
-    sharder = sharder or PackedEmbeddingBagCollectionSharder()
+def sharded(
+    plans: dict[str, Any], world: int, per_node: int, collection: Any, sharder: Any = None, model: Any = None
+) -> Any:
+    """Return ``collection`` on all ranks, as ``plans`` says, inside a `DistributedModelParallel`.
+
+    ``model`` has it as ``tables``; None: a model that is the collection alone.
+    """
+    sharder, where = sharder or PackedEmbeddingBagCollectionSharder(), place()
     module_plan = construct_module_sharding_plan(
-        collection, plans, sharder=sharder, local_size=per_node, world_size=world, device_type="cpu"
+        collection, plans, sharder=sharder, local_size=per_node, world_size=world, device_type=where.device
     )
     return DistributedModelParallel(
-        Tables(collection),
+        model or Tables(collection),
         env=ShardingEnv.from_process_group(dist.group.WORLD),
-        device=torch.device("cpu"),
+        device=where.device_of(dist.get_rank()),
         plan=ShardingPlan(plan={"tables": module_plan}),
         sharders=[sharder],
     )

@@ -75,10 +75,12 @@ def assert_ok(
             pytest.fail(f"rank {rank}: {said[check]}", pytrace=False)
 
 
-def assert_all_ok(module: str, world: int, per_node: int | None = None) -> int:
+def assert_all_ok(
+    module: str, world: int, per_node: int | None = None, environment: tuple[tuple[str, str], ...] = ()
+) -> int:
     """Fail unless all ranks passed all checks of ``module``; return how many there are."""
     pytest.importorskip("torchrec.distributed", reason=REASON)
-    said = run(module, world, per_node)
+    said = run(module, world, per_node, environment)
     for rank, each in enumerate(said):
         for check, text in each.items():
             if text != "ok":

@@ -29,6 +29,7 @@ from packedbag.adapters.torchrec import PackedEmbeddingCollection, PackedEmbeddi
 from packedbag.core.errors import ArgumentError
 from packedbag.optim import BitFlip, CounterSGD, VoteFlip, packed_parameters
 from tests.distributed.collections import assert_shares
+from tests.distributed.places import place
 
 #: Rows of the features' tables; the smaller one where there are two.
 FEATURES = {"a": 40, "b": 50, "c": 31}
@@ -125,12 +126,12 @@ def sharded(plans: dict[str, Any], world: int, tables: Any, sharder: Any = None)
     """Return the collection on all ranks, as ``plans`` says, inside a `DistributedModelParallel`."""
     sharder = sharder or PackedEmbeddingCollectionSharder()
     plan = construct_module_sharding_plan(
-        tables, plans, sharder=sharder, local_size=world, world_size=world, device_type="cpu"
+        tables, plans, sharder=sharder, local_size=world, world_size=world, device_type=place().device
     )
     return DistributedModelParallel(
         Tables(tables),
         env=ShardingEnv.from_process_group(dist.group.WORLD),
-        device=torch.device("cpu"),
+        device=place().device_of(dist.get_rank()),
         plan=ShardingPlan(plan={"tables": plan}),
         sharders=[sharder],
     )

@@ -22,7 +22,8 @@ OF_KINDS = (
     "pipeline",
     "no gradients",
 )
-CHECKS = [f"{kind}: {name}" for kind in KINDS for name in OF_KINDS] + ["a bad gradient", "words split", "scales"]
+OTHERS = ["a bad gradient", "words split", "scales", "turns"]
+CHECKS = [f"{kind}: {name}" for kind in KINDS for name in OF_KINDS] + OTHERS
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from packedbag.adapters.torchrec_requirement import import_torchrec
+from tests.distributed.places import place
 
 
 def main(module: str, rank: int, world: int, folder: Path) -> None:
@@ -22,7 +23,8 @@ def main(module: str, rank: int, world: int, folder: Path) -> None:
     logging.disable(logging.WARNING)  # TorchRec tells what it does
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), world)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    place().prepare(rank)
+    dist.init_process_group(place().group, store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
     said = {}
     for name, check in importlib.import_module(module).checks(rank, world, folder).items():
         said[name] = outcome(check)
