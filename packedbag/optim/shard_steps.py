@@ -58,6 +58,8 @@ class ShardSteps:
 
     param_groups: list[dict[str, Any]]
     state: Any
+    #: How many tables the ranks have agreed to have.
+    _met: int = 0
 
     def _tables(self, groups: list[dict[str, Any]] | None = None) -> Iterable[tuple[torch.Tensor, dict[str, Any]]]:
         raise NotImplementedError
@@ -102,13 +104,15 @@ class ShardSteps:
             drained.append(parts)
             told.append(self._tell(parts))
         options = self.param_groups[0]
-        head = [reinterpret("<Q", options["seed"], "<q"), options["step"], len(tables)]
+        head = [reinterpret("<Q", options["seed"], "<q"), options["step"]]
         device = sink_of_anchor(tables[0].members[0][0]).source.words.device
-        message = torch.tensor([*head, *itertools.chain.from_iterable(told)], dtype=torch.int64)
-        ranks = [part.tolist() for part in all_gather(message.to(device), process_group)]
+        if self._met != len(tables):  # once: messages of different lengths cannot be exchanged
+            counts = _told_by_all([len(tables)], device, process_group)
+            if len({count for (count,) in counts}) > 1:
+                raise RankMismatchError("packed tables", "; ".join(str(count) for (count,) in counts) + " of them")
+            self._met = len(tables)
+        ranks = _told_by_all([*head, *itertools.chain.from_iterable(told)], device, process_group)
         check_agreement([(reinterpret("<q", rank[0], "<Q"), rank[1]) for rank in ranks], set())
-        if len({rank[2] for rank in ranks}) > 1:
-            raise RankMismatchError("packed tables", "; ".join(str(rank[2]) for rank in ranks) + " of them")
         for group in self.param_groups:
             group["seed"] = reinterpret("<q", ranks[0][0], "<Q")
         places = [slice(len(head) + TOLD * i, len(head) + TOLD * (i + 1)) for i in range(len(tables))]
@@ -172,6 +176,13 @@ def _agreed(table: TableShards, told: list[list[int]]) -> Agreed:
     if not all(math.isfinite(factor) for factor in factors):
         raise GradientError(describe(sink_of_anchor(table.members[0][0]), table.number))
     return Agreed(factors, sum(each[2] for each in told), sum(each[3] for each in told))
+
+
+def _told_by_all(numbers: list[int], device: torch.device, process_group: Any) -> list[list[int]]:
+    """Return the ``numbers``, equally many, of every rank; the one wait for all of them."""
+    parts = all_gather(torch.tensor(numbers, dtype=torch.int64).to(device), process_group)
+    found: list[list[int]] = torch.stack(parts).tolist()
+    return found
 
 
 def _received(anchor: torch.Tensor) -> tuple[Gradients | None, float]:

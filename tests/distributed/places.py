@@ -7,8 +7,13 @@ import os
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
+
+from packedbag.adapters.torchrec_requirement import MissingTorchRecError, import_torchrec
 
 VARIABLE = "PACKEDBAG_TEST_PLACE"
+#: What TorchRec's exchanges call on a GPU.
+FBGEMM = ("fbgemm::permute_2D_sparse_data", "fbgemm::block_bucketize_sparse_features")
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,21 @@ class Place:
 
         return serving_the_cpu()
 
+    def missing(self) -> str | None:
+        """Return what this machine lacks for ranks here, or None."""
+        if self.device == "cuda":
+            if not torch.cuda.is_available():
+                return "torch finds no CUDA device"
+            if not dist.is_nccl_available():
+                return "this torch was built without NCCL"
+        try:
+            import_torchrec()
+        except MissingTorchRecError as error:
+            return str(error)
+        if self.device == "cuda" and not all(map(_has_cuda_kernel, FBGEMM)):
+            return "this FBGEMM has no CUDA kernels: install fbgemm-gpu of torch's CUDA in place of fbgemm-gpu-cpu"
+        return None
+
     def prepare(self, rank: int) -> None:
         """Make ready what `init_process_group` needs."""
         if self.device == "cuda":
@@ -52,6 +72,15 @@ PLACES = {
     "emulated": Place("cpu", "as_nccl", emulated=True),
     "cuda": Place("cuda", "nccl"),
 }
+
+
+def _has_cuda_kernel(operator: str) -> bool:
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(operator, "CUDA"))
+
+
+def nodes_of(world: int) -> int:
+    """Return how many of ``world`` ranks are to stand for a node: two nodes where there are four."""
+    return 2 if world == 4 else world
 
 
 def place() -> Place:

@@ -112,7 +112,7 @@ def load_checkpoint(
     """
     target, group = find_checkpoint(path) or Path(path), _group(tables)
     try:
-        whole = torch.load(target / WHOLE, weights_only=True)
+        whole = torch.load(target / WHOLE, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(target, "there is no whole checkpoint", "Start from the beginning.") from None
     except Exception as error:  # whatever torch makes of a damaged file

@@ -20,6 +20,7 @@ from torchrec.distributed.embeddingbag import (
     EmbeddingBagCollectionContext,
     ShardedEmbeddingBagCollection,
 )
+from torchrec.distributed.sharding.rw_sharding import RwSparseFeaturesDist
 from torchrec.distributed.types import ParameterSharding, QuantizedCommCodecs, ShardingEnv, ShardingType
 from torchrec.modules.embedding_configs import PoolingType
 from torchrec.sparse.jagged_tensor import KeyedTensor
@@ -221,6 +222,7 @@ class ShardedPackedEmbeddingBagCollection(ShardedTables, ShardedEmbeddingBagColl
         check_features(features, self._flat_names, weighted=self._is_weighted)
         if self._has_uninitialized_input_dist:
             self._create_input_dist(self._flat_names)
+            self._keep_order_in_bags()
             self._has_uninitialized_input_dist = False
         with torch.no_grad():
             if features.keys() != self._flat_names:
@@ -237,6 +239,17 @@ class ShardedPackedEmbeddingBagCollection(ShardedTables, ShardedEmbeddingBagColl
                     )
                 )
         return KJTListSplitsAwaitable(awaitables, ctx, self._module_fqn, self._sharding_types)
+
+    def _keep_order_in_bags(self) -> None:
+        """Let entries of weighted bags arrive in their order, where ranks share a table's rows.
+
+        FBGEMM sorts them by rank, on a GPU in any order unless they are of sequences. A row that a bag has twice, with
+        two weights, would get its gradients in another order, and their sum another last bit.
+        """
+        if self._is_weighted:
+            for each in self._input_dists:
+                if isinstance(each, RwSparseFeaturesDist):
+                    each._is_sequence = True
 
     def _agree(self, ctx: PackedContext) -> None:
         """Begin to find the longest bag of each group on any rank: all must send counts of one width."""
@@ -286,7 +299,7 @@ class ShardedPackedEmbeddingBagCollection(ShardedTables, ShardedEmbeddingBagColl
     def _check_sizes(self, number: int, sizes: list[int]) -> None:
         """Raise `ArgumentError` where gloo cannot reduce and scatter: batches of different sizes, by rows."""
         kind = self._sharding_types[number]
-        if len(set(sizes)) > 1 and kind in BY_ROWS and dist.get_backend(self._group) == "gloo":
+        if len(set(sizes)) > 1 and kind in BY_ROWS and _is_gloo(self._group, self._device or torch.device("cpu")):
             advice = "Fill up the smaller ones with samples of empty bags, or use another plan."
             raise ArgumentError(
                 "features", f"of {sizes} samples on the ranks", f"of one size, {kind} over gloo", advice
@@ -316,3 +329,9 @@ class ShardedPackedEmbeddingBagCollection(ShardedTables, ShardedEmbeddingBagColl
     def unsharded_module_type(self) -> type[PackedEmbeddingBagCollection]:
         """What it was made of."""
         return PackedEmbeddingBagCollection
+
+
+def _is_gloo(group: Any, device: torch.device) -> bool:
+    """Return whether gloo sends tensors of ``device``; a group may have a backend for each, "cpu:gloo,cuda:nccl"."""
+    backends = dict(pair.split(":") for pair in dist.get_backend_config(group).split(","))
+    return backends.get(device.type) == "gloo"
