@@ -53,6 +53,14 @@ class MeasurementError(PackedBagError, RuntimeError):
         self.reason = last[0]
 
 
+class GpuMemoryError(MeasurementError):
+    """No GPU says how much memory it has left."""
+
+    def __init__(self, output: str) -> None:
+        super().__init__("any", output)
+        self.args = (f"a GPU's free memory could not be read: {self.reason}",)
+
+
 @dataclass
 class Bags:
     """One table's part of a batch: rows of the table, and its bags as `torch.nn.EmbeddingBag` takes them."""
@@ -113,10 +121,12 @@ def measure(
     bags = max((len(each.offsets) - 1 for each in batch), default=0)
     entries = max((len(each.indices) for each in batch), default=0)
     need = made.costs(shapes, Load(bags, -(-entries // max(bags, 1)))).peak
-    free = free_bytes(device)
-    if need > (SHARE * free if limit is None else limit):
-        # Without a limit of the caller's, what is free is the reason.
-        there = f"{memory.human(free)} are free" if limit is None else f"{memory.human(limit)} are allowed"
+    if limit is None:  # what is free is the reason then; a GPU is asked in a process of its own, which takes seconds
+        free = free_bytes(device)
+        limit, there = int(SHARE * free), f"{memory.human(free)} are free"
+    else:
+        there = f"{memory.human(limit)} are allowed"
+    if need > limit:
         raise MeasurementError(kind, f"it takes about {memory.human(need)}, and {there}")
     order = {"kind": kind, "dims": dims, "bits": bits, "optimizer": optimizer, "device": device}
     with tempfile.TemporaryDirectory(prefix="packedbag-") as folder:
@@ -132,7 +142,7 @@ def free_bytes(device: str) -> int:
     """Return the memory that a machine's CPU or GPU can still give.
 
     Raises:
-        MeasurementError: there is no such GPU.
+        GpuMemoryError: there is no such GPU.
     """
     if device == "cpu":
         return memory.available_bytes()
@@ -140,7 +150,7 @@ def free_bytes(device: str) -> int:
     code = "import torch; print(torch.cuda.mem_get_info()[0])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise MeasurementError(device, done.stderr)
+        raise GpuMemoryError(done.stderr)
     return int(done.stdout)
 
 

@@ -213,6 +213,26 @@ def test_a_gpu_that_is_not_there_is_a_mistake_and_computing_for_one_is_not(monke
     assert "on a GPU" in out
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_fails_when_it_is_asked_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    code, out, err = called(monkeypatch, capsys, "compare", "--device", "cuda")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: a GPU's free memory could not be read: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_what_a_gpu_could_not_measure_is_computed_and_said(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    sizes = ("--rows", "1000", "--dim", "64", "--only", "packed", "--memory", "1GB")
+    code, out, err = called(monkeypatch, capsys, "compare", *sizes, "--device", "cuda")
+    assert (code, err) == (0, "")
+    assert "on a GPU" in out
+    assert "packed, k = 8 was not measured: " in out
+    assert "Traceback" not in out
+
+
 def test_help_shows_examples_and_exit_codes():
     code, out, _ = run("compare", "--help")
     assert code == 0

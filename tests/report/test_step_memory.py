@@ -1,5 +1,6 @@
 """`packedbag.report.step_memory`."""
 
+import json
 import subprocess
 
 import numpy as np
@@ -7,10 +8,20 @@ import pytest
 import torch
 
 from packedbag.core.errors import ArgumentError
-from packedbag.report import memory
+from packedbag.report import memory, step_memory
 from packedbag.report.kinds.char import CHAR_STATE_BYTES, CharTable
 from packedbag.report.kinds.kind import Load, Shape
-from packedbag.report.step_memory import STAGES, Bags, Gpu, MeasurementError, free_bytes, measure, saved_bytes
+from packedbag.report.step_memory import (
+    STAGES,
+    Bags,
+    Cost,
+    Gpu,
+    GpuMemoryError,
+    MeasurementError,
+    free_bytes,
+    measure,
+    saved_bytes,
+)
 
 ROWS, DIM = 200_000, 32
 WEIGHTS = ROWS * DIM
@@ -112,8 +123,29 @@ def test_a_gpus_peak_is_that_of_the_allocator_above_what_it_had(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_said_to_be_missing():
-    with pytest.raises(MeasurementError, match="with cuda tables could not be measured"):
+    with pytest.raises(GpuMemoryError, match=r"^a GPU's free memory could not be read: .*(CUDA|NVIDIA)"):
         free_bytes("cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_child_that_finds_no_gpu_says_so_in_a_line():
+    with pytest.raises(MeasurementError, match=r"with fp32 tables could not be measured: .*(CUDA|NVIDIA)") as caught:
+        measure("fp32", [Bags.of(Shape(1000, 64), Load(8, 4))], 64, device="cuda", limit=10**9)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_child_is_told_of_the_gpu_and_a_gpu_with_a_limit_is_not_asked_what_is_free(monkeypatch):
+    told = []
+
+    def ran(kind, arguments, stage, timeout):
+        told.append(json.loads(arguments[0]))
+        return json.dumps(vars(Cost(1, 2, 3, 4, 5)))
+
+    monkeypatch.setattr(step_memory, "_run", ran)
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: pytest.fail("the GPU was asked"))
+    batch = [Bags.of(Shape(1000, 64), Load(8, 4))]
+    assert measure("packed", batch, 64, bits=4, device="cuda", limit=10**9) == Cost(1, 2, 3, 4, 5)
+    assert told == [{"kind": "packed", "dims": [64], "bits": 4, "optimizer": "adagrad", "device": "cuda"}]
 
 
 def test_a_child_that_fails_is_reported():

@@ -81,6 +81,11 @@ class LivePacked(LiveModules):
             optimizer = CounterSGD(anchors, 0.02, bits=k, adaptivity=adaptivity, seed=0)
         super().__init__(tables, optimizer, inputs)
 
+    def update(self) -> None:
+        """Take the optimizer's step; a GPU, which says later what it has refused, is asked at once."""
+        super().update()
+        self.optimizer.check()
+
     def gradients(self) -> list[Any]:
         """Return what waits in the sinks."""
         modules: list[Any] = list(self.tables)
