@@ -17,6 +17,7 @@ from packedbag.core.errors import ArgumentError, DtypeError, IndexRangeError, Sh
 from packedbag.core.layout import check_embedding_dim, check_words, view_words, words_per_row
 from packedbag.core.modes import FLOATING, PACKED, check_combination, get_mode
 from packedbag.core.thermometer import check_bits_per_value
+from packedbag.core.value_codes import check_code, values_of
 
 FLOAT32 = np.dtype(np.float32)
 INDEX_DTYPES = (np.dtype(np.int64), np.dtype(np.int32))
@@ -29,7 +30,9 @@ class PackedTable:
         words: (V, W) uint32, or int32 holding the same bytes; kept as it is, a memory map too.
         embedding_dim: D, weights in a row; W must be ceil(D / 32).
         scale: None; one value, which multiplies results last; or (V,) values, one a row.
-        bits_per_value: neighbouring columns that make one value, their mean, in the results of `bag` and `rows`.
+        bits_per_value: neighbouring columns that make one value in the results of `bag` and `rows`.
+        code: how they make it: "thermometer", their mean; or "binary", their mean with the weights 1, 2, 4, ..., where
+            2, 4 or 8 make a value and rows have no scales of their own.
         metadata: anything else to keep with the table. ``mode`` and ``padding_idx`` in it are those of `bag` and
             `rows` where a call gives none, so that a module's table answers as the module does.
 
@@ -47,9 +50,11 @@ class PackedTable:
         metadata: Mapping[str, Any] | None = None,
         *,
         bits_per_value: int = 1,
+        code: str = "thermometer",
     ) -> None:
         self.embedding_dim = check_embedding_dim(embedding_dim)
         self.bits_per_value = check_bits_per_value(bits_per_value, self.embedding_dim, "sum", "float32")
+        self.code = check_code(code, self.bits_per_value)
         if not isinstance(words, np.ndarray):
             raise ArgumentError("words", f"a {type(words).__name__}", "a NumPy array", "Call .numpy() on a tensor.")
         check_words(words, self.embedding_dim)
@@ -66,6 +71,8 @@ class PackedTable:
             raise DtypeError("scale", scale.dtype, "floating point")
         if scale.shape not in ((), (1,), (self.num_embeddings,)):
             raise ShapeError("scale", scale.shape, f"one value, or ({self.num_embeddings},): one value a row")
+        if self.code == "binary" and scale.size != 1:
+            raise ArgumentError("scale", "one value a row with code='binary'", "None or one value for the table")
         return np.array(scale.reshape(()) if scale.size == 1 else scale, np.float32, order="C")
 
     @property
@@ -84,6 +91,7 @@ class PackedTable:
     def __repr__(self) -> str:
         kind = "" if self.scale is None else f", scale={'table' if self.scale.ndim == 0 else 'row'!r}"
         kind += f", bits_per_value={self.bits_per_value}" if self.bits_per_value > 1 else ""
+        kind += f", code={self.code!r}" if self.code != "thermometer" else ""
         return f"PackedTable({self.num_embeddings}, {self.embedding_dim}{kind}, {self.nbytes} bytes)"
 
     def bag(
@@ -168,9 +176,8 @@ class PackedTable:
         with np.errstate(over="ignore"):  # float16 has no room for large sums: inf, as IEEE says
             if table_scale is not None:
                 out = out * table_scale
-            if self.bits_per_value > 1:
-                out = out.reshape(num_bags, width // self.bits_per_value, self.bits_per_value).mean(2)
-            return out.astype(output, copy=False)
+            values: npt.NDArray[Any] = values_of(out, self.bits_per_value, self.code)
+            return values.astype(output, copy=False)
 
     def rows(
         self,
@@ -204,7 +211,8 @@ class PackedTable:
 
         The dot product of two rows of +-1 is D minus twice their distance: nearest rows are those of the largest
         product. Every row is looked at, nothing is approximated, and all backends give the same answer. The scale
-        counts for nothing. A memory map is read from start to end.
+        counts for nothing, and so does what a column weighs: of values that are binary numbers, near rows need not be
+        near values. A memory map is read from start to end.
 
         Args:
             query_words: (Q, W) or one query (W,), uint32, or int32 holding the same bytes: packed as the table is, as

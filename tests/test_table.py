@@ -1,6 +1,8 @@
 """PackedTable: bags and rows in NumPy, without torch."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 import packedbag
 from packedbag import PackedTable, functional, pack
+from packedbag.core.value_codes import BINARY_GROUPS, values_of
 
 V, D = 25, 45
 RNG = np.random.default_rng(0)
@@ -51,6 +54,68 @@ def test_bags_equal_the_functional_ones(mode, dtype, padding_idx, scale, ragged,
     np.testing.assert_array_equal(ours, theirs.numpy())
 
 
+def weighed(signs, bits):
+    """Return the values of binary numbers in float64, (..., D) -> (..., D / bits)."""
+    weights = 2.0 ** np.arange(bits)
+    return signs.reshape(*signs.shape[:-1], signs.shape[-1] // bits, bits).astype(np.float64) @ weights / weights.sum()
+
+
+@given(
+    mode=st.sampled_from(["sum", "mean"]),
+    bits=st.sampled_from(BINARY_GROUPS),
+    dtype=st.sampled_from([np.float32, np.float16]),
+    scale=st.sampled_from([None, 0.3, -1e-3]),
+    weighted=st.booleans(),
+    lengths=st.lists(st.integers(0, 6), max_size=5),
+    seed=st.integers(0, 1000),
+)
+def test_binary_values_are_bags_of_weighed_bits(mode, bits, dtype, scale, weighted, lengths, seed):
+    rng = np.random.default_rng(seed)
+    words = pack(rng.random((V, 64)) > 0.5)
+    indices, offsets = rng.integers(0, V, sum(lengths)), np.cumsum([0, *lengths])[:-1]
+    weights = rng.standard_normal(indices.size).astype(np.float32) if weighted else None
+    table = PackedTable(words, 64, scale, bits_per_value=bits, code="binary")
+    ours = table.bag(indices, offsets, mode, per_sample_weights=weights, output_dtype=dtype)
+    columns = functional.embedding_bag(
+        torch.from_numpy(indices),
+        torch.from_numpy(words),
+        torch.from_numpy(offsets),
+        embedding_dim=64,
+        mode=mode,
+        per_sample_weights=None if weights is None else torch.from_numpy(weights),
+        scale=None if scale is None else torch.tensor(scale),
+    )
+    theirs = values_of(columns, bits, "binary").to(getattr(torch, np.dtype(dtype).name))
+    assert ours.shape == (len(lengths), 64 // bits)
+    np.testing.assert_array_equal(ours, theirs.numpy())
+    values = weighed(np.where(packedbag.unpack(words, 64), 1.0, -1.0), bits)[indices] * (scale or 1)
+    values = values if weights is None else values * weights[:, None]
+    expected = np.stack([values[a : a + n].sum(0) for a, n in zip(offsets, lengths, strict=True)]) if lengths else ours
+    expected = expected / np.maximum(lengths, 1)[:, None] if mode == "mean" and lengths else expected
+    largest = 6 * (1 if weights is None else abs(weights).max(initial=1))
+    error = largest * np.finfo(dtype).eps * 4
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=error)
+
+
+@pytest.mark.parametrize("bits", BINARY_GROUPS)
+def test_rows_of_binary_values(bits):
+    signs = RNG.choice([-1.0, 1.0], (V, 64))
+    signs[3] = 1.0
+    table = PackedTable(pack(signs), 64, bits_per_value=bits, code="binary")
+    found = table.rows(np.arange(V).reshape(5, 5))
+    np.testing.assert_allclose(found, weighed(signs, bits).reshape(5, 5, -1), rtol=0, atol=1e-7)
+    assert (table.rows([3]) == 1).all()
+    assert (table.rows(np.array([V]), bounds="skip") == 0).all()
+
+
+def test_a_copy_of_a_table_has_its_code():
+    table = PackedTable(WORDS, 44, 0.5, bits_per_value=4, code="binary")
+    expected = table.bag([[1, 2]])
+    for each in (copy.copy(table), copy.deepcopy(table), pickle.loads(pickle.dumps(table))):
+        assert repr(each) == "PackedTable(25, 44, scale='table', bits_per_value=4, code='binary', 200 bytes)"
+        np.testing.assert_array_equal(each.bag([[1, 2]]), expected)
+
+
 def test_weights_row_scales_integers_and_packed_bits():
     indices = np.array([[0, 1], [2, 2]])
     weights = np.array([[0.5, 2.0], [1.0, -1.0]])
@@ -86,9 +151,22 @@ def test_words_are_kept_as_they_are_memory_maps_too(tmp_path):
     np.testing.assert_array_equal(table.rows([1]), SIGNS[[1]])
 
 
+def binary(bits_per_value=4, code="binary", scale=None):
+    return PackedTable(np.zeros((V, 2), np.uint32), 64, scale, bits_per_value=bits_per_value, code=code)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: binary(code="gray"), r"code is 'gray'; it must be 'thermometer' or 'binary'\."),
+        (lambda: binary(bits_per_value=16), r"bits_per_value is 16; it must be 2, 4 or 8 with code='binary'\."),
+        (lambda: binary(bits_per_value=1), r"bits_per_value is 1; it must be 2, 4 or 8 with code='binary'\."),
+        (
+            lambda: binary(scale=np.ones(V)),
+            r"scale is one value a row with code='binary'; it must be None or one value",
+        ),
+        (lambda: binary().bag([[1]], mode="max"), r"mode is 'max'; it must be 'sum' or 'mean' with bits_per_value=4\."),
+        (lambda: binary().bag([[1]], output_dtype=np.int32), r"output_dtype is int32; it must be floating point"),
         (lambda: PackedTable(WORDS, 100), r"words has shape \(25, 2\); it must be \(V, 4\) for embedding_dim=100\."),
         (lambda: PackedTable(WORDS.astype(np.int64), D), r"words has dtype int64; it must be uint32"),
         (lambda: PackedTable(WORDS, D, scale=np.ones(3)), r"scale has shape \(3\); it must be one value, or \(25,\)"),
