@@ -18,6 +18,7 @@ from packedbag.cli.packed_file import shown
 from packedbag.core.errors import DataError
 from packedbag.core.layout import words_per_row
 from packedbag.io import formats, statistics, tables
+from packedbag.io.description import DEFAULT_CODE
 from packedbag.io.stored import StoredTable
 from packedbag.io.watch import watching
 from packedbag.report.memory import human
@@ -141,6 +142,7 @@ def _plain(name: str, each: StoredTable, found: statistics.Statistics | None) ->
         "rows": each.num_embeddings,
         "embedding_dim": each.embedding_dim,
         "bits_per_value": each.bits_per_value,
+        "code": each.code,
         "bytes": 4 * each.num_embeddings * words_per_row(each.embedding_dim),
         "scale": each.scale_kind,
         "metadata": dict(each.metadata),
@@ -166,6 +168,7 @@ def _rendered(plain: dict[str, Any]) -> Table:
     table.add_column(overflow="fold")
     metadata = dict(plain["metadata"])
     bits = f", {plain['bits_per_value']} bits a value" if plain["bits_per_value"] > 1 else ""
+    bits += "" if plain["code"] == DEFAULT_CODE else f", {plain['code']}"
     rows = {
         "shape": f"{plain['rows']:,} x {plain['embedding_dim']:,}{bits}; {human(plain['bytes'])}",
         "mode": str(metadata.pop("mode", None) or "not said: sum"),

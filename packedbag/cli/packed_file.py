@@ -65,8 +65,8 @@ def open_packed(
         get_mode(mode)
         for name, each in found.tables.items():
             metadata = {**each.metadata, "mode": mode}
-            bits = each.bits_per_value
-            found.tables[name] = PackedTable(each.words, each.embedding_dim, each.scale, metadata, bits_per_value=bits)
+            dim, bits, code = each.embedding_dim, each.bits_per_value, each.code
+            found.tables[name] = PackedTable(each.words, dim, each.scale, metadata, bits_per_value=bits, code=code)
     return found
 
 

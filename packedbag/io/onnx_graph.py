@@ -111,10 +111,21 @@ def _bag(g: _Graph, table: PackedTable) -> None:
         sums = g.node("Where", g.node("Greater", ones, zero), one, none)
     if table.scale is not None and not table.scale.ndim:
         sums = g.node("Mul", sums, g.constant(table.scale, "f4"))
-    if table.bits_per_value > 1:
-        shape = g.constant([0, table.embedding_dim // table.bits_per_value, table.bits_per_value], "i8")
-        sums = g.node("ReduceMean", g.node("Reshape", sums, shape), g.constant([2], "i8"), keepdims=0)
-    g.node("Identity", sums, output="bags")
+    g.node("Identity", _values(g, sums, table), output="bags")
+
+
+def _values(g: _Graph, columns: str, table: PackedTable) -> str:
+    """Return the values that columns (B, D) make, in the order of `packedbag.core.value_codes.values_of`."""
+    bits = table.bits_per_value
+    if bits == 1:
+        return columns
+    grouped = g.node("Reshape", columns, g.constant([0, table.embedding_dim // bits, bits], "i8"))
+    if table.code == "thermometer":
+        return g.node("ReduceMean", grouped, g.constant([2], "i8"), keepdims=0)
+    total, *others = (g.node("Gather", grouped, g.constant(bit, "i8"), axis=2) for bit in reversed(range(bits)))
+    for of_bit in others:
+        total = g.node("Add", g.node("Add", total, total), of_bit)
+    return g.node("Div", total, g.constant(2.0**bits - 1, "f4"))
 
 
 def _bits(g: _Graph, table: PackedTable) -> str:

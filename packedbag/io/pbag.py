@@ -13,9 +13,10 @@ from pathlib import Path
 
 from packedbag.core.errors import ArgumentError, DataError
 from packedbag.core.layout import words_per_row
+from packedbag.core.value_codes import CODES
 from packedbag.io.atomic import replacing
 from packedbag.io.dense_tensor import DenseTensor
-from packedbag.io.description import BIT_ORDER, SCALES, VERSION, describe, described, mapped, only
+from packedbag.io.description import BIT_ORDER, READ_VERSIONS, SCALES, VERSIONS, describe, described, mapped, only
 from packedbag.io.stored import Arrays, StoredTable, as_json, from_json
 from packedbag.io.watch import write_tensor
 from packedbag.table import PackedTable
@@ -29,6 +30,8 @@ PAGE = 4096
 #: text that follows, which has "name" and "metadata".
 LAYOUT = struct.Struct("<8s I I Q I I I I Q Q Q 32s I")
 CRC_AT = 12
+#: In a file of version 2, between that and the text: how bits make values, 0 their mean, 1 as binary numbers.
+CODE = struct.Struct("<I")
 #: Scales begin at a multiple of this.
 ALIGNMENT = 64
 
@@ -48,16 +51,18 @@ def save(path: str | os.PathLike[str], tables: Mapping[str, PackedTable]) -> Non
     name, table = only(tables, ".pbag")
     said = describe(table, name)
     text = as_json({"metadata": said["metadata"], "name": name}, "metadata").encode()
-    room = PAGE - LAYOUT.size
+    code = b"" if said["version"] == 1 else CODE.pack(CODES.index(table.code))
+    room = PAGE - LAYOUT.size - len(code)
     if len(text) > room:
         raise ArgumentError("metadata", f"{len(text)} bytes of JSON with the name", f"at most {room}", "Shorten them.")
     kind = SCALES.index(said["scale"])
     words_end = PAGE + table.words.nbytes
     scale_at = words_end + -words_end % ALIGNMENT if kind else 0
     end = words_end if table.scale is None else scale_at + table.scale.nbytes
-    fields = [MAGIC, VERSION, 0, table.num_embeddings, table.embedding_dim, table.words.shape[1], table.bits_per_value]
-    header = LAYOUT.pack(*fields, kind, PAGE, scale_at, end, bytes.fromhex(said["sha256"]), len(text))
-    page = bytearray((header + text).ljust(PAGE, b"\0"))
+    shape = table.num_embeddings, table.embedding_dim, table.words.shape[1], table.bits_per_value
+    places, sha256 = (PAGE, scale_at, end), bytes.fromhex(said["sha256"])
+    header = LAYOUT.pack(MAGIC, said["version"], 0, *shape, kind, *places, sha256, len(text))
+    page = bytearray((header + code + text).ljust(PAGE, b"\0"))
     struct.pack_into("<I", page, CRC_AT, zlib.crc32(page))
     with replacing(path) as file:
         file.write(page)
@@ -85,15 +90,17 @@ def read(path: str | os.PathLike[str]) -> dict[str, StoredTable]:
     if len(page) < PAGE:
         raise DataError(path, None, f"has {size} bytes; a header alone has {PAGE}", "It was cut short: copy it again.")
     _, version, crc, rows, dim, width, bits, kind, words_at, scale_at, end, sha256, length = LAYOUT.unpack_from(page)
-    if version != VERSION:
-        raise DataError(
-            path, None, f"has format version {version}; this packedbag reads {VERSION}", "Upgrade packedbag."
-        )
+    if version not in VERSIONS:
+        problem = f"has format version {version}; this packedbag reads {READ_VERSIONS}"
+        raise DataError(path, None, problem, "Upgrade packedbag.")
     if zlib.crc32(page[:CRC_AT] + bytes(4) + page[CRC_AT + 4 :]) != crc:
         raise DataError(path, None, "its header is damaged: the checksum differs", "Copy or export it again.")
-    if kind >= len(SCALES) or length > PAGE - LAYOUT.size:
-        raise DataError(path, None, f"claims scale kind {kind} and {length} bytes of text", "It is no table.")
-    text = from_json(target, page[LAYOUT.size : LAYOUT.size + length], "the text of its header")
+    text_at = LAYOUT.size + (CODE.size if version > 1 else 0)
+    (code,) = CODE.unpack_from(page, LAYOUT.size) if version > 1 else (0,)
+    if kind >= len(SCALES) or code >= len(CODES) or length > PAGE - text_at:
+        problem = f"claims scale kind {kind}, code {code} and {length} bytes of text"
+        raise DataError(path, None, problem, "It is no table.")
+    text = from_json(target, page[text_at : text_at + length], "the text of its header")
     shape, scale_shape = (rows, width), () if kind == 1 else (rows,)
 
     def arrays(mmap: bool) -> Arrays:
@@ -107,7 +114,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, StoredTable]:
         "embedding_dim": dim,
         "scale": SCALES[kind],
     }
-    said |= {"bits_per_value": bits, "sha256": sha256.hex(), "name": text.get("name"), "metadata": text.get("metadata")}
+    said |= {"bits_per_value": bits, "code": CODES[code], "sha256": sha256.hex()}
+    said |= {"name": text.get("name"), "metadata": text.get("metadata")}
     stored = described(target, said, arrays)
     words_end = words_at + 4 * rows * width
     expected = scale_at + (0, 4, 4 * rows)[kind] if kind else words_end

@@ -16,7 +16,7 @@ from packedbag.core.layout import check_embedding_dim, words_per_row
 from packedbag.core.thermometer import check_bits_per_value
 from packedbag.io.atomic import replacing
 from packedbag.io.dense_tensor import ITEM_BYTES, DenseTensor
-from packedbag.io.description import BIT_ORDER
+from packedbag.io.description import BIT_ORDER, READ_VERSIONS, VERSIONS, code_said, version_of
 from packedbag.io.safetensors_header import METADATA, Entry, Header, header_bytes, read_header
 from packedbag.io.stored import Arrays, StoredTable, as_json, checksum, from_json, scale_kind
 from packedbag.io.watch import write_tensor
@@ -24,7 +24,6 @@ from packedbag.table import PackedTable
 
 #: The one key of the metadata. safetensors writes several in any order: with one, equal contents are equal files.
 KEY = "packedbag.tables"
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,8 @@ def save(
     metadata have one entry, ``packedbag.tables``: JSON with ``version``, ``bit_order`` ("lsb": column j is bit
     j % 32 of word j // 32) and ``tables``, which has by prefix ``embedding_dim``, ``bits_per_value``, ``scale``
     (null, "table" or "row"), ``metadata``, the table's own, among it mode and padding_idx, and ``sha256`` of words
-    and scale. Equal contents make equal bytes.
+    and scale. Where bits of some table make other values than their mean, the version is 2, and every table has its
+    ``code``. Equal contents make equal bytes.
 
     Args:
         path: the file to create or replace.
@@ -68,6 +68,7 @@ def save(
     for name, value in (dense or {}).items():
         tensors[name] = value if isinstance(value, DenseTensor) else DenseTensor.of(value)
     own: dict[str, Any] = {}
+    version = version_of(*(table.code for table in tables.values()))
     for prefix, table in tables.items():
         parts = {"weight": table.words.view(np.uint32)} | ({} if table.scale is None else {"scale": table.scale})
         for part, array in parts.items():
@@ -77,6 +78,7 @@ def save(
         own[prefix] = {
             "embedding_dim": table.embedding_dim,
             "bits_per_value": table.bits_per_value,
+            **({"code": table.code} if version > 1 else {}),
             "scale": scale_kind(table),
             "metadata": dict(table.metadata),
             "sha256": checksum(table.words, table.scale),
@@ -90,7 +92,7 @@ def save(
         sorted(tensors.items(), key=lambda item: (-ITEM_BYTES[item[1].dtype], item[0] not in words, item[0]))
     )
     header = header_bytes(
-        ordered, {KEY: as_json({"version": VERSION, "bit_order": BIT_ORDER, "tables": own}, "metadata")}
+        ordered, {KEY: as_json({"version": version, "bit_order": BIT_ORDER, "tables": own}, "metadata")}
     )
     with replacing(path) as file:
         file.write(header)
@@ -114,10 +116,11 @@ def read(path: str | os.PathLike[str]) -> StoredTables:
         raise DataError(
             path, None, "is a safetensors file, but holds no packed table", "packedbag.save writes such files."
         )
-    described = _versioned(target, header.metadata[KEY]).get("tables")
+    said = _versioned(target, header.metadata[KEY])
+    described = said.get("tables")
     if not isinstance(described, dict):
         raise _foreign(target, "they list no tables")
-    tables = {prefix: _table(target, header, prefix, value) for prefix, value in described.items()}
+    tables = {prefix: _table(target, header, said["version"], prefix, value) for prefix, value in described.items()}
     taken = {prefix + "weight" for prefix in tables}
     taken |= {prefix + "scale" for prefix, table in tables.items() if table.scale_kind is not None}
     dense = {name: entry.tensor(target) for name, entry in header.entries.items() if name not in taken}
@@ -130,13 +133,14 @@ def _versioned(path: Path, text: object) -> dict[str, Any]:
     value = from_json(path, text, "its metadata")
     if "version" not in value:
         raise _foreign(path, "they have no version")
-    if value["version"] != VERSION or value.get("bit_order", BIT_ORDER) != BIT_ORDER:
-        problem = f"has format version {value['version']!r:.20}; this packedbag reads {VERSION}"
+    version = value["version"]
+    if type(version) is not int or version not in VERSIONS or value.get("bit_order", BIT_ORDER) != BIT_ORDER:
+        problem = f"has format version {version!r:.20}; this packedbag reads {READ_VERSIONS}"
         raise DataError(path, None, problem, "Upgrade packedbag.")
     return value
 
 
-def _table(path: Path, header: Header, prefix: str, value: object) -> StoredTable:
+def _table(path: Path, header: Header, version: int, prefix: str, value: object) -> StoredTable:
     """Check what the metadata say of a table against its tensors."""
     words = header.entries.get(prefix + "weight")
     if not isinstance(value, dict) or words is None:
@@ -145,6 +149,7 @@ def _table(path: Path, header: Header, prefix: str, value: object) -> StoredTabl
     try:
         dim = check_embedding_dim(value.get("embedding_dim"))  # type: ignore[arg-type]
         bits = check_bits_per_value(value.get("bits_per_value", 1), dim, "sum", "float32")
+        code = code_said(value, version, bits)
     except (PackedBagError, TypeError) as error:
         raise _foreign(path, f"of table {prefix!r:.100} they say: {error}") from None
     if not isinstance(metadata, dict) or not (sha256 is None or isinstance(sha256, str)):
@@ -162,7 +167,7 @@ def _table(path: Path, header: Header, prefix: str, value: object) -> StoredTabl
     def arrays(mmap: bool) -> Arrays:
         return _words(path, words, mmap), None if scale is None else scale.tensor(path).array()
 
-    return StoredTable(path, prefix, words.shape[0], dim, bits, kind, metadata, sha256, arrays)
+    return StoredTable(path, prefix, words.shape[0], dim, bits, code, kind, metadata, sha256, arrays)
 
 
 def _words(path: Path, entry: Entry, mmap: bool) -> npt.NDArray[Any]:

@@ -34,6 +34,7 @@ class StoredTable:
         num_embeddings: V.
         embedding_dim: D.
         bits_per_value: neighbouring columns that make one value.
+        code: how they make it, one of `packedbag.core.value_codes.CODES`.
         scale_kind: None, "table" or "row".
         metadata: what was kept with the table, such as mode and padding_idx.
         sha256: of words and scale, as `checksum` computes it; None where the format has no place for it.
@@ -45,6 +46,7 @@ class StoredTable:
     num_embeddings: int
     embedding_dim: int
     bits_per_value: int
+    code: str
     scale_kind: str | None
     metadata: Mapping[str, Any] = field(repr=False)
     sha256: str | None = field(repr=False)
@@ -61,7 +63,8 @@ class StoredTable:
         """
         words, scale = self.arrays(mmap)
         try:
-            return PackedTable(words, self.embedding_dim, scale, self.metadata, bits_per_value=self.bits_per_value)
+            dim, bits, code = self.embedding_dim, self.bits_per_value, self.code
+            return PackedTable(words, dim, scale, self.metadata, bits_per_value=bits, code=code)
         except PackedBagError as error:
             raise DataError(self.path, None, f"table {self.name!r:.100}: {error}", "Export the table again.") from None
 

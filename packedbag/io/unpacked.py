@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from packedbag.core.layout import unpack_array
+from packedbag.core.value_codes import values_of
 from packedbag.io.dense_tensor import PIECE, DenseTensor, Pieces
 from packedbag.io.watch import passed
 from packedbag.table import PackedTable
@@ -84,12 +85,10 @@ def _signs(bits: npt.NDArray[np.bool_]) -> npt.NDArray[np.int8]:
 
 
 def _values(table: PackedTable) -> Convert:
-    """Return what makes float32 values of bits: means of neighbours, times the scale."""
+    """Return what makes float32 values of bits, by the table's code, times the scale."""
 
     def convert(bits: npt.NDArray[np.bool_], start: int) -> npt.NDArray[np.float32]:
-        values = _signs(bits).astype(np.float32)
-        if table.bits_per_value > 1:
-            values = values.reshape(len(bits), -1, table.bits_per_value).mean(2)
+        values: npt.NDArray[np.float32] = values_of(_signs(bits).astype(np.float32), table.bits_per_value, table.code)
         if table.scale is None:
             return values
         scale = table.scale if not table.scale.ndim else table.scale[start : start + len(bits), None]

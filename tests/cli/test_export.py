@@ -168,6 +168,19 @@ def test_inspect_shows_a_table(folder: Path) -> None:
     assert "\x1b" not in out
 
 
+def test_inspect_and_export_keep_the_code_of_values(folder: Path) -> None:
+    packedbag.save({"item": table(20, 64, "table", bits=4, code="binary")}, "item.safetensors")
+    assert "│ shape             │ 20 x 64, 4 bits a value, binary; 160 B" in run("inspect", "item.safetensors")[1]
+    (plain,) = answer("inspect", "item.safetensors", "--header", "--json")["tables"]
+    assert (plain["bits_per_value"], plain["code"]) == (4, "binary")
+    assert answer("inspect", "movies.pbag", "--header", "--json")["tables"][0]["code"] == "thermometer"
+    assert run("export", "item.safetensors", "--to", "item.pbag", "--mode", "sum", "--quiet") == (0, "", "")
+    assert run("verify", "item.pbag", "--quiet") == (0, "", "")
+    expected = packedbag.load("item.safetensors")
+    expected.metadata["mode"] = "sum"
+    assert_equal(packedbag.load("item.pbag"), expected)
+
+
 def test_inspect_reads_no_words_where_the_header_is_asked_for(folder: Path) -> None:
     found = answer("inspect", "movies.pbag", "--header", "--json")
     assert "density" not in found["tables"][0]

@@ -41,8 +41,37 @@ def test_the_reader_in_c_prints_each_row_and_its_scale(
         assert [float(text) for text in rest] == pytest.approx([] if scales is None else [scales[row]], rel=1e-5)
 
 
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize(
+    ("bits", "code"), [(4, "thermometer"), (32, "thermometer"), (2, "binary"), (4, "binary"), (8, "binary")]
+)
+def test_the_reader_in_c_prints_the_values_that_bits_make(
+    tmp_path: Path, reader: Path, scale: float | None, bits: int, code: str
+) -> None:
+    written = packedbag.PackedTable(table(20, 96).words, 96, scale, bits_per_value=bits, code=code)
+    packedbag.save(written, tmp_path / "t.pbag")
+    for row in (0, 19):
+        done = subprocess.run([reader, tmp_path / "t.pbag", str(row)], capture_output=True, text=True, check=True)
+        _, values = done.stdout.splitlines()
+        found = [float(text) for text in values.split(" ")]
+        np.testing.assert_allclose(found, written.rows(np.int64(row)), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("place", "value"), [(8, 0), (8, 3), (100, 2)])
+def test_the_reader_in_c_refuses_versions_and_codes_it_does_not_know(
+    tmp_path: Path, reader: Path, place: int, value: int
+) -> None:
+    packedbag.save(packedbag.PackedTable(table().words, 40, bits_per_value=4, code="binary"), tmp_path / "t.pbag")
+    content = bytearray((tmp_path / "t.pbag").read_bytes())
+    content[place : place + 4] = value.to_bytes(4, "little")
+    (tmp_path / "t.pbag").write_bytes(content)
+    done = subprocess.run([reader, tmp_path / "t.pbag", "0"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no whole .pbag file of version 1 or 2" in done.stderr
+
+
 def test_the_reader_in_c_is_as_long_as_its_page_says() -> None:
-    assert len(SOURCE.read_text().splitlines()) <= 40
+    assert len(SOURCE.read_text().splitlines()) < 50
 
 
 def test_the_reader_in_c_refuses_what_is_no_such_file(tmp_path: Path, reader: Path) -> None:

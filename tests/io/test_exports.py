@@ -115,6 +115,24 @@ def test_an_onnx_graph_gives_the_values_of_the_module(
             np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("scale", [None, "table"])
+@pytest.mark.parametrize("dim", [8, 64, 256])
+def test_an_onnx_graph_gives_binary_values_bit_for_bit(
+    tmp_path: Path, mode: str, bits: int, scale: str | None, dim: int
+) -> None:
+    pytest.importorskip("onnx")
+    made = table(50, dim, scale, bits=bits, code="binary", mode=mode, padding_idx=3)
+    packedbag.save(made, tmp_path / "t.onnx")
+    session = session_of(tmp_path / "t.onnx")
+    for shape in ((9, 7), (3, 1), (1, 40), (2, 0), (0, 5)):
+        indices = np.random.default_rng(0).integers(0, 50, shape)
+        indices[: shape[0] // 3] = 3
+        (found,) = session.run(None, {"indices": indices})
+        np.testing.assert_array_equal(found, made.bag(indices))
+
+
 def test_a_table_too_large_for_onnx_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnx")
     monkeypatch.setattr(onnx_graph, "LARGEST", 100)
@@ -138,6 +156,23 @@ def test_fp32_is_the_state_of_an_embedding_bag(tmp_path: Path, scale: str | None
     peer.load_state_dict(state)
     indices = torch.randint(50, (20, 7))
     torch.testing.assert_close(peer["a"](indices), module(indices), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("scale", [None, "table"])
+def test_fp32_has_binary_values_and_others_have_their_bits(tmp_path: Path, scale: str | None, bits: int) -> None:
+    made = table(50, 96, scale, bits=bits, code="binary", mode="mean", padding_idx=3)
+    packedbag.save(made, tmp_path / "t.pt", format="fp32")
+    state = torch.load(tmp_path / "t.pt", weights_only=True)
+    rows = made.rows(np.arange(50), padding_idx=None)
+    np.testing.assert_allclose(state["weight"].numpy(), rows, rtol=1e-6, atol=1e-7)
+    peer = torch.nn.EmbeddingBag(50, 96 // bits, mode="mean", padding_idx=3)
+    peer.load_state_dict(state)
+    indices = np.random.default_rng(0).integers(0, 50, (20, 7))
+    found = peer(torch.from_numpy(indices)).detach().numpy()
+    np.testing.assert_allclose(found, made.bag(indices), rtol=1e-5, atol=1e-6)
+    packedbag.save(made, tmp_path / "bits.pt", format="bool")
+    assert torch.load(tmp_path / "bits.pt", weights_only=True)["weight"].shape == (50, 96)
 
 
 @every_scale

@@ -95,6 +95,23 @@ def test_bits_per_value_come_back(tmp_path: Path, form: Format) -> None:
 
 
 @every_format
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("dim", [8, 32, 64, 72, 128, 256])
+@pytest.mark.parametrize("scale", [None, "table"])
+def test_a_table_of_binary_numbers_comes_back_as_it_was(
+    tmp_path: Path, form: Format, bits: int, dim: int, scale: str | None
+) -> None:
+    path, before = path_of(tmp_path, form), table(50, dim, scale, bits=bits, code="binary")
+    packedbag.save({"item": before}, path)
+    found = packedbag.load(path, verify=True)
+    assert_equal(found, before)
+    indices = np.random.default_rng(0).integers(0, 50, (9, 7))
+    np.testing.assert_array_equal(found.bag(indices), before.bag(indices))
+    (stored,) = describe(path).values()
+    assert (stored.name, stored.bits_per_value, stored.code, stored.scale_kind) == ("item", bits, "binary", scale)
+
+
+@every_format
 def test_an_open_table_outlives_a_new_file_of_its_name(tmp_path: Path, form: Format) -> None:
     path = path_of(tmp_path, form)
     packedbag.save(table(5000), path)

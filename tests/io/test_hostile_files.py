@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 
 import packedbag
 from packedbag.core.errors import DataError, PackedBagError
-from packedbag.io import npy_file, pbag
+from packedbag.io import description, npy_file, pbag, safetensors_tables
 from packedbag.io.formats import Format
 from packedbag.io.tables import describe
 from packedbag.report import memory
-from tests.io.tables import every_format, skip_unless_installed, table
+from tests.io.tables import assert_equal, every_format, skip_unless_installed, table
 
 
 def written(folder: Path, form: Format, **options: Any) -> Path:
     skip_unless_installed(form)
+    folder.mkdir(exist_ok=True)
     path = folder / f"t{form.suffixes[0]}"
     packedbag.save(table(**options), path)
     return path
@@ -132,13 +133,34 @@ def test_a_flipped_bit_of_the_words_is_named_by_verify_alone(tmp_path: Path, for
             call()
 
 
+@every_format
+def test_a_reader_of_version_1_alone_refuses_binary_numbers(
+    tmp_path: Path, form: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All formats checked the version before anything else when there was but one."""
+    path = written(tmp_path, form, bits=4, code="binary")
+    plain = written(tmp_path / "plain", form, bits=4)
+    for module in (description, pbag, safetensors_tables):
+        monkeypatch.setattr(module, "VERSIONS", (1,))
+    with pytest.raises(DataError, match=r"has format version 2.* Upgrade packedbag"):
+        packedbag.load(path)
+    assert packedbag.load(plain).code == "thermometer"
+
+
 # .pbag -----------------------------------------------------------------------------------------------------------
 
 
 def patched(path: Path, **fields: int) -> None:
     """Write fields into the header of a .pbag file, and the checksum that belongs to them."""
     places = {"version": (8, "I"), "rows": (16, "Q"), "dim": (24, "I"), "width": (28, "I"), "bits": (32, "I")}
-    places |= {"kind": (36, "I"), "words_at": (40, "Q"), "scale_at": (48, "Q"), "end": (56, "Q"), "text": (96, "I")}
+    places |= {
+        "kind": (36, "I"),
+        "words_at": (40, "Q"),
+        "scale_at": (48, "Q"),
+        "end": (56, "Q"),
+        "text": (96, "I"),
+        "code": (100, "I"),
+    }
     content = bytearray(path.read_bytes())
     for name, value in fields.items():
         offset, kind = places[name]
@@ -151,7 +173,9 @@ def patched(path: Path, **fields: int) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"version": 2}, r"has format version 2; this packedbag reads 1\. Upgrade packedbag"),
+        ({"version": 3}, r"has format version 3; this packedbag reads 1 and 2\. Upgrade packedbag"),
+        ({"version": 2}, "claims scale kind 2, code 1701651067 and"),  # the text, read as a code
+        ({"version": 2, "code": 2}, "claims scale kind 2, code 2 and"),
         ({"rows": 2**62}, "num_embeddings"),
         ({"rows": 2**40}, "claims 2 words a row of 40, words at byte 4096 and a scale at 4160"),
         ({"rows": 6}, "has 4180 bytes; what its header lists takes 4184"),
@@ -182,6 +206,27 @@ def test_a_header_of_pbag_that_claims_what_is_not_there_is_refused(
     assert memory.peak_bytes() - held < 16 << 20
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"code": 2}, "claims scale kind 1, code 2 and"),
+        ({"bits": 1}, "bits_per_value is 1; it must be 2, 4 or 8 with code='binary'"),
+        ({"bits": 16, "dim": 48}, "bits_per_value is 16; it must be 2, 4 or 8 with code='binary'"),
+        ({"kind": 2}, "scale is 'row'; it must be None or 'table' with code='binary'"),
+        ({"version": 1}, "the text of its header is no JSON"),
+        ({"text": 3993}, "3993 bytes of text"),
+    ],
+)
+def test_a_header_of_pbag_whose_code_fits_nothing_is_refused(
+    tmp_path: Path, fields: dict[str, int], message: str
+) -> None:
+    path = tmp_path / "t.pbag"
+    packedbag.save(table(scale="table", bits=4, code="binary"), path)
+    patched(path, **fields)
+    with pytest.raises(DataError, match=message):
+        packedbag.load(path)
+
+
 def test_a_damaged_header_of_pbag_is_found_when_it_is_opened(tmp_path: Path) -> None:
     path = tmp_path / "t.pbag"
     packedbag.save(table(), path)
@@ -195,8 +240,13 @@ def test_a_damaged_header_of_pbag_is_found_when_it_is_opened(tmp_path: Path) -> 
 def test_metadata_that_do_not_fit_a_page_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PackedBagError, match=r"metadata is \d+ bytes of JSON with the name; it must be at most 3996"):
         packedbag.save(table(thing="x" * 4000), tmp_path / "t.pbag")
-    packedbag.save(table(thing="x" * 3900), tmp_path / "t.pbag")
-    assert packedbag.load(tmp_path / "t.pbag").metadata["thing"] == "x" * 3900
+    with pytest.raises(PackedBagError, match=r"it must be at most 3992"):
+        packedbag.save(table(bits=4, code="binary", thing="x" * 4000), tmp_path / "t.pbag")
+    for number in (1, 2):
+        made = table(bits=4, code=("thermometer", "binary")[number - 1], thing="")
+        made.metadata["thing"] = "x" * (4000 - 4 * number - len('{"metadata": {"thing": ""}, "name": ""}'))
+        packedbag.save(made, tmp_path / "t.pbag")  # a page that is full to its last byte
+        assert_equal(packedbag.load(tmp_path / "t.pbag"), made)
 
 
 # .npy ------------------------------------------------------------------------------------------------------------
@@ -240,7 +290,12 @@ def test_words_without_a_sidecar_are_refused_with_what_to_do(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("version", 2),
+        ("version", 3),
+        ("version", 2),  # without a code
+        ("version", True),
+        ("code", "binary"),  # in version 1
+        ("code", "gray"),
+        ("code", None),
         ("bit_order", "msb"),
         ("embedding_dim", -1),
         ("embedding_dim", "40"),
@@ -267,6 +322,40 @@ def test_a_sidecar_that_says_what_cannot_be_is_refused(tmp_path: Path, field: st
     packedbag.save(table(scale="table"), path)
     sidecar_with(path, lambda said: said.update({field: value}))
     with pytest.raises(DataError):
+        packedbag.load(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": 1},
+        {"code": "gray"},
+        {"code": 1},
+        {"code": None},
+        {"code": ["binary"]},
+        {"bits_per_value": 1},
+        {"bits_per_value": 16},
+        {"scale": "row"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("suffix", ["npy", "arrow"])
+def test_a_description_whose_code_fits_nothing_is_refused(tmp_path: Path, suffix: str, changes: dict[str, Any]) -> None:
+    path, made = tmp_path / f"t.{suffix}", table(dim=64, scale="table", bits=4, code="binary")
+    if suffix == "npy":
+        packedbag.save(made, path)
+        sidecar_with(path, lambda said: said.update(changes))
+    else:
+        pa = pytest.importorskip("pyarrow")
+        packedbag.save(made, path)
+        with pa.memory_map(str(path)) as file:
+            batch = pa.ipc.open_file(file).read_all()
+        said = json.loads(batch.schema.metadata[b"packedbag"]) | changes
+        batch = batch.replace_schema_metadata({"packedbag": json.dumps(said)})
+        path.unlink()
+        with pa.ipc.new_file(str(path), batch.schema) as writer:
+            writer.write(batch)
+    with pytest.raises(DataError, match=r"describes no packed table: (code|bits_per_value|scale) is .*; it must be"):
         packedbag.load(path)
 
 

@@ -48,7 +48,7 @@ def written(tmp_path, *arguments):
 def assert_equal(found, expected):
     np.testing.assert_array_equal(found.words, expected.words)
     assert (found.embedding_dim, found.metadata) == (expected.embedding_dim, expected.metadata)
-    assert found.bits_per_value == expected.bits_per_value
+    assert (found.bits_per_value, found.code) == (expected.bits_per_value, expected.code)
     assert (found.scale is None) == (expected.scale is None)
     if expected.scale is not None:
         np.testing.assert_array_equal(found.scale, expected.scale)
@@ -78,6 +78,21 @@ def test_what_a_header_says_of_a_table_is_there_before_its_words_are_read(tmp_pa
 def test_bits_per_value_come_back(tmp_path):
     several = PackedTable(table().words, 40, bits_per_value=4)
     assert read(written(tmp_path, {"a.": several})).tables["a."].load().bits_per_value == 4
+
+
+def test_one_table_of_binary_numbers_makes_a_file_of_version_2_whose_tables_all_say_their_code(tmp_path):
+    binary = PackedTable(table().words, 40, bits_per_value=4, code="binary")
+    path = written(tmp_path, {"a.": binary, "b.": table()})
+    found = read(path).tables
+    assert_equal(found["a."].load(), binary)
+    assert_equal(found["b."].load(), table())
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    said = json.loads(header["__metadata__"][KEY])
+    assert said["version"] == 2
+    assert {prefix: each["code"] for prefix, each in said["tables"].items()} == {"a.": "binary", "b.": "thermometer"}
+    written(tmp_path, {"b.": table()})
+    assert b"code" not in path.read_bytes()
 
 
 def test_words_begin_at_a_line_of_the_cache(tmp_path):
@@ -206,16 +221,18 @@ def write_file(path, header, data=b"\0" * 40):
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
-def described(**changes):
+def described(version=1, **changes):
     """Return the header of a file with one table of 5 x 40, with other fields of its metadata."""
     own = {"embedding_dim": 40, "bits_per_value": 1, "scale": None, "metadata": {}, "sha256": None} | changes
-    text = json.dumps({"version": 1, "tables": {"a.": own}})
+    text = json.dumps({"version": version, "tables": {"a.": own}})
     return {"__metadata__": {KEY: text}, "a.weight": {"dtype": "U32", "shape": [5, 2], "data_offsets": [0, 40]}}
 
 
 def test_the_header_that_hostile_ones_are_made_of_is_read(tmp_path):
     write_file(tmp_path / "t", described())
     assert read(tmp_path / "t").tables["a."].load().embedding_dim == 40
+    write_file(tmp_path / "t", described(version=2, code="binary", bits_per_value=4))
+    assert read(tmp_path / "t").tables["a."].load().code == "binary"
 
 
 ENTRIES = [
@@ -265,6 +282,15 @@ FIELDS = [
     {"embedding_dim": None},
     {"bits_per_value": 3},
     {"bits_per_value": []},
+    {"code": "binary", "bits_per_value": 4},
+    {"version": 2},
+    {"version": 2, "code": None},
+    {"version": 2, "code": "gray", "bits_per_value": 4},
+    {"version": 2, "code": ["binary"], "bits_per_value": 4},
+    {"version": 2, "code": "binary"},
+    {"version": 2, "code": "binary", "bits_per_value": 16, "embedding_dim": 48},
+    {"version": 2, "code": "binary", "bits_per_value": 4, "scale": "row"},
+    {"version": True},
     {"scale": "row"},
     {"scale": ["row"]},
     {"metadata": None},
@@ -294,8 +320,8 @@ def test_metadata_that_do_not_fit_are_refused(tmp_path, changes):
         ({"__metadata__": {KEY: "[" * 50_000}}, "is no JSON"),
         ({"__metadata__": {KEY: "{}"}}, "they have no version"),
         (
-            {"__metadata__": {KEY: '{"version": 2}'}},
-            r"has format version 2; .* Upgrade packedbag",
+            {"__metadata__": {KEY: '{"version": 3}'}},
+            r"has format version 3; this packedbag reads 1 and 2\. Upgrade packedbag",
         ),
         ({"__metadata__": {KEY: '{"version": 1}'}}, "they list no tables"),
         ({"__metadata__": {KEY: '{"version": 1, "tables": {"a.": {}}}'}}, r"'a\.weight' is missing"),
