@@ -107,11 +107,14 @@ void backward(int64_t isa, int64_t dim, Hash& hash) {
             std::vector<uint32_t> planes = words_of(random, rows * width * (bits - 1)), table = words;
             std::vector<uint32_t> state(static_cast<size_t>(rows));
             int64_t totals[8] = {0, 0, 0, 0, 0, 0x30000000};  // a typical statistic of 2^-31
-            for (int64_t step = 0; step < 6; ++step) {  // counters and votes, without decay, with it, to centers
+            // Counters and votes, without decay, with it, to centers; then counters of several columns.
+            for (int64_t step = 0; step < 9; ++step) {
+                const int64_t columns = step < 6 ? 1 : int64_t{1} << (step - 5);
+                if (columns * bits > 8 || dim % columns) continue;
                 pb_counter_update_args update = {isa, table.data(), planes.data(), adaptivity ? state.data() : nullptr,
                                                  totals, dim, distinct.data(), used, sums.data(), bits, 0.75, adaptivity,
                                                  step % 2 ? 0.25 : 0.0, step / 2 == 1 ? 1.25 : -1.0,
-                                                 step == 5 ? 1.59375 : 0.0, 8,
+                                                 step == 5 ? 1.59375 : 0.0, columns > 1 ? 1 : 8, columns,
                                                  0xFEDCBA9876543210, step, 9};
                 pb_counter_update(&update);
             }

@@ -16,7 +16,7 @@
 #endif
 
 // Raised with every change of a struct or of a function below; Python refuses another number.
-#define PB_ABI_VERSION 6
+#define PB_ABI_VERSION 7
 
 enum { PB_SUM = 0, PB_MEAN = 1, PB_MAJORITY = 2, PB_MAX = 3 };
 enum { PB_FLOAT32 = 0, PB_FLOAT16 = 1, PB_BFLOAT16 = 2, PB_INT32 = 3, PB_PACKED = 4 };
@@ -103,14 +103,15 @@ typedef struct {
     int64_t dim;
     const void* rows;  // int64 (U), distinct
     int64_t count;     // U
-    const void* grad;  // float32 (U, D)
-    int64_t bits;
+    const void* grad;  // float32 (U, D / columns_per_counter)
+    int64_t bits;      // of a column
     double rate;  // a float32
     int64_t adaptivity;
     double decay;      // a float32 >= 0
     double threshold;  // a float32: of votes, or negative for counters
     double spacing;    // a multiple of 1/32 in 0..255: packedbag/core/thermometer.py
-    int64_t group;     // a power of two, at most 32
+    int64_t group;     // a power of two, at most 32; 1 where a counter has several columns
+    int64_t columns_per_counter;  // p: 1, 2, 4 or 8, p * bits at most 8: packedbag/backends/counter_rule.py
     uint64_t seed;
     int64_t step, table;
     int64_t first_row, first_column;  // where a shard begins in its table; the column is a multiple of 32

@@ -70,7 +70,7 @@ int64_t pb_counter_step(const pb_counter_step_args* args) {
     using namespace packedbag;
     const Kernels& isa = kernels(args->update.isa);
     const Index64* starts = static_cast<const Index64*>(args->sum.starts);
-    const int64_t count = args->update.count, dim = args->update.dim;
+    const int64_t count = args->update.count, dim = args->sum.dim;
     const bool is_wide = dim > STEP_COLUMNS;
     Visit* visits = visits_of(*args);
     float* wide = is_wide ? static_cast<float*>(malloc(static_cast<size_t>(dim) * sizeof(float))) : nullptr;

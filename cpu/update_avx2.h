@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include "update_joined.h"
 #include "update_units.h"
 
 namespace packedbag {
@@ -107,20 +108,25 @@ template <int BITS>
     return m;
 }
 
-// Move the counters `m` of one word; return how many signs changed.
+// The counters `m`, moved.
 template <int BITS>
-[[gnu::always_inline]] inline int64_t move_word(Word* word, Word* planes, __m256i m, __m256i distance, uint32_t up,
-                                                uint32_t tail) {
+[[gnu::always_inline]] inline __m256i moved(__m256i m, __m256i distance, uint32_t up) {
     __m256i v = _mm256_blendv_epi8(_mm256_subs_epu8(m, distance), _mm256_adds_epu8(m, distance), Isa::expand(up));
     if (BITS < 8) {  // 8 bits fill the byte: it saturates by itself
         v = _mm256_max_epu8(v, _mm256_set1_epi8(static_cast<char>(128 - (1 << (BITS - 1)))));
         v = _mm256_min_epu8(v, _mm256_set1_epi8(static_cast<char>(127 + (1 << (BITS - 1)))));
     }
+    return v;
+}
+
+// Put the counters `v` of one word back; return how many signs changed.
+template <int BITS>
+[[gnu::always_inline]] inline int64_t write_word(Word* word, Word* planes, __m256i v, uint32_t tail) {
     const uint32_t now = static_cast<uint32_t>(_mm256_movemask_epi8(v)) & tail;
     const int flips = __builtin_popcount((*word ^ now) & tail);
     *word = now;
     __m256i sign = _mm256_cmpgt_epi8(_mm256_setzero_si256(), v);
-    m = _mm256_xor_si256(v, _mm256_xor_si256(sign, _mm256_set1_epi8(0x7F)));
+    const __m256i m = _mm256_xor_si256(v, _mm256_xor_si256(sign, _mm256_set1_epi8(0x7F)));
 #pragma GCC unroll 8
     for (int p = 0; p + 1 < BITS; ++p)
         planes[p] = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_slli_epi16(m, 7 - p))) & tail;
@@ -144,7 +150,12 @@ int64_t update_units_of(const UpdatePlan& plan, const Unit* units, int64_t count
         }
         int64_t at = static_cast<int64_t>(unit.row) * plan.width + unit.word;
         Word *word = plan.words + at, *planes = plan.planes + at * (BITS - 1);
-        __m256i m = read_word<BITS>(word, planes);
+        __m256i m;
+        if (plan.group == 1) {
+            m = read_word<BITS>(word, planes);
+        } else {
+            read_joined(plan, unit, reinterpret_cast<uint8_t*>(&m));
+        }
         __m256i n[4];
         uint32_t up = 0;
 #pragma GCC unroll 4
@@ -160,7 +171,9 @@ int64_t update_units_of(const UpdatePlan& plan, const Unit* units, int64_t count
         // Packing works within 128-bit lanes; the permutation puts the groups of four columns in order.
         __m256i packed = _mm256_packus_epi16(_mm256_packus_epi32(n[0], n[1]), _mm256_packus_epi32(n[2], n[3]));
         __m256i distance = _mm256_permutevar8x32_epi32(packed, _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0));
-        flips += move_word<BITS>(word, planes, m, distance, up, unit_tail(unit));
+        m = moved<BITS>(m, distance, up);
+        flips += plan.group == 1 ? write_word<BITS>(word, planes, m, unit_tail(unit))
+                                 : write_joined(plan, unit, reinterpret_cast<const uint8_t*>(&m));
     }
     return flips;
 }

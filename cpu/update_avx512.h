@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include "update_joined.h"
 #include "update_units.h"
 
 namespace packedbag {
@@ -189,16 +190,21 @@ template <int BITS>
     return _mm256_xor_si256(_mm256_mask_blend_epi8(*word, negative, positive), m);  // m + 128, or 127 - m
 }
 
-// Move the counters `v` of one word; return how many signs changed.
+// The counters `v`, moved.
 template <int BITS>
-[[gnu::always_inline]] inline int64_t move_word(Word* word, Word* planes, __m256i v, __m256i distance, uint32_t up,
-                                                uint32_t tail) {
-    const __m256i positive = _mm256_set1_epi8(static_cast<char>(0x80)), negative = _mm256_set1_epi8(0x7F);
+[[gnu::always_inline]] inline __m256i moved(__m256i v, __m256i distance, uint32_t up) {
     v = _mm256_mask_adds_epu8(_mm256_subs_epu8(v, distance), up, v, distance);
     if (BITS < 8) {  // 8 bits fill the byte: it saturates by itself
         v = _mm256_max_epu8(v, _mm256_set1_epi8(static_cast<char>(128 - (1 << (BITS - 1)))));
         v = _mm256_min_epu8(v, _mm256_set1_epi8(static_cast<char>(127 + (1 << (BITS - 1)))));
     }
+    return v;
+}
+
+// Put the counters `v` of one word back; return how many signs changed.
+template <int BITS>
+[[gnu::always_inline]] inline int64_t write_word(Word* word, Word* planes, __m256i v, uint32_t tail) {
+    const __m256i positive = _mm256_set1_epi8(static_cast<char>(0x80)), negative = _mm256_set1_epi8(0x7F);
     uint32_t sign = _mm256_movepi8_mask(v);
     __m256i m = _mm256_xor_si256(v, _mm256_mask_blend_epi8(sign, negative, positive));
 #pragma GCC unroll 8
@@ -218,12 +224,19 @@ int64_t update_units_of(const UpdatePlan& plan, const Unit* units, int64_t count
     int64_t flips = 0;
     auto at = [&](int64_t i) { return static_cast<int64_t>(units[i].row) * plan.width + units[i].word; };
     for (int64_t i = 0; i < count; ++i) {
-        bytes[i] = read_word<BITS>(plan.words + at(i), plan.planes + at(i) * (BITS - 1));
+        if (plan.group == 1) {
+            bytes[i] = read_word<BITS>(plan.words + at(i), plan.planes + at(i) * (BITS - 1));
+        } else {
+            read_joined(plan, units[i], reinterpret_cast<uint8_t*>(&bytes[i]));
+        }
         halves[i] = distances<BITS, SHAPED>(plan, units[i], bytes[i], halves[i], &up[i]);
     }
-    for (int64_t i = 0; i < count; ++i)
-        flips += move_word<BITS>(plan.words + at(i), plan.planes + at(i) * (BITS - 1), bytes[i],
-                                 _mm512_cvtepi16_epi8(halves[i]), up[i], unit_tail(units[i]));
+    for (int64_t i = 0; i < count; ++i) {
+        bytes[i] = moved<BITS>(bytes[i], _mm512_cvtepi16_epi8(halves[i]), up[i]);
+        flips += plan.group == 1 ? write_word<BITS>(plan.words + at(i), plan.planes + at(i) * (BITS - 1), bytes[i],
+                                                    unit_tail(units[i]))
+                                 : write_joined(plan, units[i], reinterpret_cast<const uint8_t*>(&bytes[i]));
+    }
     return flips;
 }
 

@@ -36,7 +36,7 @@ inline float mean_square(const Float* grad, int64_t dim) {
 template <class Row, class Gradient>
 [[gnu::always_inline]] inline void update_rows(const pb_counter_update_args& args, int64_t first, int64_t last,
                                                int64_t block, const Row& row, const Gradient& gradient) {
-    const int64_t width = (args.dim + 31) / 32;
+    const int64_t width = (args.dim + 31) / 32, counters = args.dim / args.columns_per_counter;
     Word* states = static_cast<Word*>(args.row_state);
     Word* words = static_cast<Word*>(args.words);
     Word* planes = static_cast<Word*>(args.planes);
@@ -63,7 +63,7 @@ template <class Row, class Gradient>
             if (squares) {
                 q = squares[start + i];
             } else if (i == 0 || grads[i] != grads[i - 1]) {  // else the same bag's
-                q = mean_square(grads[i], args.dim);
+                q = mean_square(grads[i], counters);
             }
             rates[i] = rule.rate;
             shrinks[i] = rule.shrink;
@@ -80,8 +80,8 @@ template <class Row, class Gradient>
         int waiting = 0;
         for (int64_t i = 0; i < count; ++i) {
             fetch(start + block + i);
-            for (int64_t word = 0; word < width; ++word) {
-                units[waiting++] = {static_cast<uint64_t>(row(start + i)), word, args.dim - word * 32,
+            for (int64_t word = 0; word * 32 < counters; ++word) {
+                units[waiting++] = {static_cast<uint64_t>(row(start + i)), word, counters - word * 32,
                                     grads[i] + word * 32, rates[i], shrinks[i], tame[i]};
                 if (waiting == BATCH) {
                     totals.flips += update_units(plan, units, BATCH);
@@ -99,7 +99,7 @@ void counter_update_kernel(const pb_counter_update_args& args, int64_t first, in
     const Float* grad = static_cast<const Float*>(args.grad);
     update_rows(
         args, first, last, BLOCK_ROWS, [&](int64_t u) { return rows[u]; },
-        [&](int64_t u, int64_t) { return grad + u * args.dim; });
+        [&](int64_t u, int64_t) { return grad + u * (args.dim / args.columns_per_counter); });
 }
 
 // `sum_rows` and `counter_update` in one pass, of visits [first, last): a block's gradients are summed while they are

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "lanes.h"
+#include "update_joined.h"
 #include "update_units.h"
 
 namespace packedbag {
@@ -86,16 +87,19 @@ inline void moves(const float* x, const uint16_t* halves, float limit, uint8_t* 
     for (int j = 0; j < 32; ++j) up[j] = static_cast<uint8_t>(rises[j]);
 }
 
-// Move the counters of one word; return how many signs changed.
-inline int64_t move_word(Word* word, Word* planes, int bits, uint8_t* value, const uint8_t* distance, const uint8_t* up,
-                         uint32_t tail) {
-    constexpr uint64_t ONES = 0x0101010101010101;
+// Move 32 counters.
+inline void move(int bits, uint8_t* value, const uint8_t* distance, const uint8_t* up) {
     int32_t floor = 128 - (1 << (bits - 1)), ceiling = 127 + (1 << (bits - 1));
     for (int j = 0; j < 32; ++j) {
         int32_t v = up[j] ? value[j] + distance[j] : value[j] - distance[j];
         v = v < floor ? floor : v;
         value[j] = static_cast<uint8_t>(v > ceiling ? ceiling : v);
     }
+}
+
+// Put the counters of one word back; return how many signs changed.
+inline int64_t write_word(Word* word, Word* planes, int bits, const uint8_t* value, uint32_t tail) {
+    constexpr uint64_t ONES = 0x0101010101010101;
     uint32_t sign = 0;
     uint64_t moved[4];
     for (int i = 0; i < 4; ++i) {
@@ -121,10 +125,16 @@ inline int64_t update_group(const UpdatePlan& plan, const Unit* units, int64_t c
         Word *word = plan.words + at, *planes = plan.planes + at * (plan.bits - 1);
         uint8_t value[32], distance[32], up[32];
         float x[32];
-        read_word(word, planes, plan.bits, value);
+        if (plan.group == 1) {
+            read_word(word, planes, plan.bits, value);
+        } else {
+            read_joined(plan, units[i], value);
+        }
         steps(plan, units[i], value, x);
         moves(x, halves[i], static_cast<float>(1 << plan.bits), distance, up);
-        flips += move_word(word, planes, plan.bits, value, distance, up, unit_tail(units[i]));
+        move(plan.bits, value, distance, up);
+        flips += plan.group == 1 ? write_word(word, planes, plan.bits, value, unit_tail(units[i]))
+                                 : write_joined(plan, units[i], value);
     }
     return flips;
 }

@@ -12,10 +12,10 @@ constexpr int STREAMS = UNITS * 4;  // Philox counters in a group: one gives 8 c
 constexpr int PHILOX_ROUNDS = 10;
 constexpr uint32_t PHILOX_M0 = 0xD2511F53, PHILOX_M1 = 0xCD9E8D57;
 
-// One word of one row, waiting for its random numbers.
+// 32 counters of one row, waiting for their random numbers: a word of them, or as many words as a counter has columns.
 struct Unit {
     uint64_t row;
-    int64_t word, columns;  // columns from this word on: 32 or more where it is full
+    int64_t word, columns;  // counters from this one on: 32 or more where it is full
     const Float* grad;
     float rate;
     float shrink;  // by how much of itself the confidence shrinks
@@ -27,13 +27,15 @@ struct UpdatePlan {
     Word* words;
     Word* planes;
     int64_t width;
-    int bits;
+    int group;   // columns of a counter
+    int layers;  // bits of a column: one in the words, the others in planes
+    int bits;    // of a counter
     bool is_shaped;  // steps are votes, or confidences shrink: more than a rate times a gradient
     bool votes, decays;
     float threshold, vote;  // a vote's weight
     float rest[32];  // what a column's v + 128 decays toward, without rounding: multiples of 1/64
     uint64_t first_row;
-    uint32_t step, block;  // table << 16 | first_column / 8: of the number that serves the first 8 columns
+    uint32_t step, block;  // table << 16 | first counter / 8: of the number that serves the first 8 counters
     // Philox's key of each round, from Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3",
     // SC 2011.
     uint32_t key0[PHILOX_ROUNDS], key1[PHILOX_ROUNDS];
@@ -42,7 +44,9 @@ struct UpdatePlan {
         : words(static_cast<Word*>(args.words)),
           planes(static_cast<Word*>(args.planes)),
           width((args.dim + 31) / 32),
-          bits(static_cast<int>(args.bits)),
+          group(static_cast<int>(args.columns_per_counter)),
+          layers(static_cast<int>(args.bits)),
+          bits(layers * group),
           is_shaped(args.threshold >= 0 || args.decay > 0),
           votes(args.threshold >= 0),
           decays(args.decay > 0),
@@ -50,7 +54,7 @@ struct UpdatePlan {
           vote(static_cast<float>(args.rate)),
           first_row(static_cast<uint64_t>(args.first_row)),
           step(static_cast<uint32_t>(args.step)),
-          block((static_cast<uint32_t>(args.table) << 16) + static_cast<uint32_t>(args.first_column / 8)) {
+          block((static_cast<uint32_t>(args.table) << 16) + static_cast<uint32_t>(args.first_column / args.columns_per_counter / 8)) {
         const float spacing = static_cast<float>(args.spacing), middle = 0.5f * static_cast<float>(args.group - 1);
         for (int64_t j = 0; j < 32; ++j) rest[j] = 127.5f + spacing * (static_cast<float>(j % args.group) - middle);
         for (uint32_t round = 0; round < PHILOX_ROUNDS; ++round) {

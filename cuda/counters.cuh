@@ -38,6 +38,38 @@ __device__ __forceinline__ float rest_of(u32 lane, float spacing, u32 group) {
   return 0.5f - spacing * ((float)(lane % group) - 0.5f * (float)(group - 1u));
 }
 
+// As `update_word`, of counters that have `columns` neighbouring columns each, a power of two: `number` = v + half is
+// written out in their bits, the highest in the words, the others in the planes, the lowest in plane 0. The 32 counters
+// lie in `columns` words, and in as many times k - 1 of the planes; of the last of a row, `left` exist.
+__device__ __forceinline__ u32 update_joined(u32 *words, u32 *planes, float x, float shrink, u32 random, int bits,
+                                             u32 columns, u32 left, u32 lane) {
+  const u32 each = 32u / columns, digit = (1u << columns) - 1u, word = lane / each, shift = lane % each * columns;
+  const int half = 1 << (bits * (int)columns - 1);
+  u32 *const mine = planes + word * (u32)(bits - 1);
+  const bool exists = lane < left;
+  u32 number = 0u, old = 0u;
+  if (exists) {
+    old = words[word] >> shift & digit;
+    number = old << (columns * (u32)(bits - 1));
+    for (int p = 0; p + 1 < bits; p++) number |= (mine[p] >> shift & digit) << (columns * (u32)p);
+  }
+  int v = (int)number - half;
+  if (shrink != 0.0f) x = x + shrink * ((float)v + 0.5f);
+  v -= rounded_step(x, random, bits * (int)columns);
+  v = v < -half ? -half : (v > half - 1 ? half - 1 : v);
+  number = exists ? (u32)(v + half) : 0u;
+  u32 flips = exists ? (u32)__popc(old ^ (number >> (columns * (u32)(bits - 1)))) : 0u;
+  __syncwarp();  // all lanes have read words and planes
+  for (int p = 0; p < bits; p++) {
+    u32 layer = (number >> (columns * (u32)p) & digit) << shift;
+    for (u32 distance = 1u; distance < each; distance *= 2u) layer |= __shfl_xor_sync(WHOLE_WARP, layer, (int)distance);
+    if (exists && shift == 0u) *(p + 1 < bits ? mine + p : words + word) = layer;
+  }
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) flips += __shfl_xor_sync(WHOLE_WARP, flips, distance);
+  return flips;
+}
+
 // Moves 32 counters, one a lane, by -x, and by `shrink` of their distance to where they rest. `planes` are the
 // k - 1 words of confidence, consecutive. All lanes must call. Returns how many bits of the word flipped.
 __device__ __forceinline__ u32 update_word(u32 *word, u32 *planes, float x, float shrink, float rest, u32 random,

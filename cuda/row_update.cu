@@ -29,6 +29,7 @@ __device__ __forceinline__ void row_gradient(float *g, const Occurrences<R> &all
 //   Row scales: scale (V,) or null; scale_squares (V,), their squared slopes so far; plain_sums: `sums` without scale.
 //   control: see control.cuh, or null: then the step's number is `first_step`. span: sorted places a warp looks at, at
 //   most 32. decay: 0 for none. threshold: negative, or gradients vote. spacing, group: packedbag/core/thermometer.py.
+//   columns_per_counter: `gradient` has one number a counter. Without row scales, unless it is 1.
 //   table_number: its position in the optimizer. first_row, first_column: where a shard begins in its table.
 //   mean_squares: of whole rows, by place, where `gradient` has some of their columns; row_state is by place then. Or null.
 template <class R, int TILE>
@@ -38,15 +39,16 @@ __global__ void __launch_bounds__(128, TILE < 8 ? 4 : 3)
                const float *__restrict__ weights, const float *__restrict__ counts, const u32 *__restrict__ columns,
                const float *__restrict__ sums, const float *__restrict__ factor, float *scale, float *scale_squares,
                const float *__restrict__ plain_sums, const i64 *__restrict__ control, i64 total, i64 row_count, u32 span,
-               u32 width, u32 dim, int bits, float rate, int adaptivity, float decay, float threshold, float spacing,
+               u32 width, u32 dim, u32 columns_per_counter, int bits, float rate, int adaptivity, float decay, float threshold, float spacing,
                u32 group, float scale_rate, u64 seed, u32 first_step, u32 table_number,
                u64 first_row, u32 first_column, const float *__restrict__ mean_squares) {
   const i64 first = (i64)(thread_number() / 32u) * span;
   if (first >= total || (control && control[REFUSED]) || (factor && factor[1] == 0.0f)) return;
   const u32 lane = threadIdx.x & 31u, step = control ? (u32)control[STEPS] : first_step;
-  const Occurrences<R> all = {rows, order, bags, gradient, weights, counts, columns, total, width, dim};
+  const u32 counters = dim / columns_per_counter, blocks = (counters + 31u) / 32u;  // of 32 counters
+  const Occurrences<R> all = {rows, order, bags, gradient, weights, counts, columns, total, width, counters};
   const float by = factor ? factor[0] : 1.0f;
-  const u32 block = (table_number << 16) + first_column / 8u;
+  const u32 block = (table_number << 16) + first_column / columns_per_counter / 8u;
   const bool votes = threshold >= 0.0f;
   const float rest = rest_of(lane, spacing, group);
   bool starts = lane < span && first + lane < total;
@@ -74,7 +76,7 @@ __global__ void __launch_bounds__(128, TILE < 8 ? 4 : 3)
       old_scale = scale[row];
     }
     float squares = 0.0f;
-    for (u32 word = 0; word < width; word += TILE) {
+    for (u32 word = 0; word < blocks; word += TILE) {
       row_gradient<R, TILE>(g, all, row, place, word, scale != 0, old_scale, sums, by);
 #pragma unroll
       for (int k = 0; k < TILE; k++) squares = squares + g[k] * g[k];
@@ -85,7 +87,7 @@ __global__ void __launch_bounds__(128, TILE < 8 ? 4 : 3)
       u32 *const kept_state = row_state + (mean_squares ? (u64)place : (u64)row);
       u32 state = *kept_state;
       const u32 random = mixed(first_row + (u64)row, seed, step, table_number);
-      const float mean = mean_squares ? mean_squares[place] : sum_of_lanes(squares) / (float)dim;
+      const float mean = mean_squares ? mean_squares[place] : sum_of_lanes(squares) / (float)counters;
       const float statistic = touch(state, mean, adaptivity, random);
       __syncwarp();  // all lanes have read it
       if (lane == 0) *kept_state = state;
@@ -95,17 +97,22 @@ __global__ void __launch_bounds__(128, TILE < 8 ? 4 : 3)
       if (decay > 0.0f) shrink = shrink_of(statistic, root, state & TOUCHES, decay, typical_statistic(totals), step);
     }
     RandomHalves random;
-    for (u32 word = 0; word < width; word += TILE) {
-      if (width > TILE) row_gradient<R, TILE>(g, all, row, place, word, scale != 0, old_scale, sums, by);
+    for (u32 word = 0; word < blocks; word += TILE) {
+      if (blocks > TILE) row_gradient<R, TILE>(g, all, row, place, word, scale != 0, old_scale, sums, by);
       if (word % 8u == 0u) random.draw(seed, first_row + (u64)row, step, block, word, lane);
 #pragma unroll
       for (int k = 0; k < TILE; k++) {
-        if (word + k < width) {
+        if (word + k < blocks) {
           float x = r * g[k];
           if (votes) x = fabsf(x) > threshold ? copysignf(rate, x) : 0.0f;
-          u32 *const confidence = planes + (row_start(row, width) + word + k) * (u32)(bits - 1);
-          flips += update_word(words + word + k, confidence, x, shrink, rest, random.of_column((word + k) % 8u, lane),
-                               bits, column_mask(word + k, dim), lane);
+          const u32 at = (word + k) * columns_per_counter, drawn = random.of_column((word + k) % 8u, lane);
+          u32 *const confidence = planes + (row_start(row, width) + at) * (u32)(bits - 1);
+          if (columns_per_counter == 1u) {
+            flips += update_word(words + at, confidence, x, shrink, rest, drawn, bits, column_mask(at, dim), lane);
+          } else {
+            flips += update_joined(words + at, confidence, x, shrink, drawn, bits, columns_per_counter,
+                                   counters - (word + k) * 32u, lane);
+          }
         }
       }
     }

@@ -235,6 +235,12 @@ class Counters:
     group: int = 1
     first_row: int = 0
     first_column: int = 0
+    columns_per_counter: int = 1
+
+    @property
+    def embedding_dim(self) -> int:
+        """Columns of the table."""
+        return int(self.grad.shape[1]) * self.columns_per_counter
 
     def call(
         self,
@@ -256,7 +262,7 @@ class Counters:
             rows,
             grad,
             rule=CounterRule(
-                embedding_dim=int(self.grad.shape[1]),
+                embedding_dim=self.embedding_dim,
                 bits=self.bits,
                 rate=self.rate,
                 adaptivity=self.adaptivity,
@@ -269,6 +275,7 @@ class Counters:
                 table=self.table,
                 first_row=self.first_row,
                 first_column=self.first_column,
+                columns_per_counter=self.columns_per_counter,
             ),
             mean_squares=mean_squares,
         )
@@ -293,11 +300,12 @@ def make_totals(rng: np.random.Generator) -> np.ndarray:
 
 @st.composite
 def counters(draw: st.DrawFn, *, dims: st.SearchStrategy[int] = dims) -> Counters:
-    """Draw counters of 1 to 8 bits in any state and an update of distinct rows, in any order."""
+    """Draw counters of 1 to 8 bits, of one column or several, in any state, and an update of rows, in any order."""
     rng = np.random.default_rng(draw(seeds))
     dim = draw(dims)
     rows = draw(st.sampled_from((1, 2, 40)))
     bits = draw(st.integers(1, 8))
+    joined = draw(st.sampled_from([p for p in (1, 1, 2, 4, 8) if p * bits <= 8 and dim % p == 0]))
     planes = rng.integers(0, 2**32, (rows, words_per_row(dim), bits - 1), dtype=np.uint32)
     if draw(st.booleans()):
         planes[:] = 0
@@ -310,9 +318,9 @@ def counters(draw: st.DrawFn, *, dims: st.SearchStrategy[int] = dims) -> Counter
         row_state=make_row_state(rng, rows) if adaptivity else None,
         totals=make_totals(rng),
         rows=touched.astype(np.int64),
-        grad=make_gradient(rng, (len(touched), dim), draw(st.sampled_from(GRADIENTS))),
+        grad=make_gradient(rng, (len(touched), dim // joined), draw(st.sampled_from(GRADIENTS))),
         bits=bits,
-        rate=float(np.float32(lr * 2 ** (bits - 1))),
+        rate=float(np.float32(lr * 2 ** (bits * joined - 1))),
         adaptivity=adaptivity,
         seed=draw(st.integers(0, 2**64 - 1)),
         step=draw(st.sampled_from((0, 1, 12345, 2**32 - 1))),
@@ -320,7 +328,8 @@ def counters(draw: st.DrawFn, *, dims: st.SearchStrategy[int] = dims) -> Counter
         decay=float(np.float32(draw(st.sampled_from((0.0, 0.0, 1e-3, 0.3, 1e30))))),
         threshold=float(np.float32(draw(st.sampled_from((-1.0, -1.0, 0.0, 1.3, np.inf))))),
         spacing=draw(st.sampled_from((0.0, 0.0, 1 / 32, 2.21875, 17.5, 255.0))),
-        group=draw(st.sampled_from(GROUPS)),
+        group=draw(st.sampled_from(GROUPS if joined == 1 else (1,))),
         first_row=draw(st.sampled_from((0, 0, 7, 2**32 - 3, 2**40))),
-        first_column=draw(st.sampled_from((0, 0, 32, 416))),
+        first_column=draw(st.sampled_from((0, 0, 32, 416))) * joined,
+        columns_per_counter=joined,
     )

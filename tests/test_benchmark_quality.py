@@ -75,6 +75,7 @@ def test_every_setting_decides_the_key() -> None:
         "schedule": "cosine",
         "scale": "row",
         "bits_per_value": 4,
+        "code": "binary",
         "initial_scale": 0.5,
         "field_scales": {"user": 0.5},
         "init_std": 0.5,

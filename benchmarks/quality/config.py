@@ -37,6 +37,7 @@ class Config:
         schedule: a name of `SCHEDULES`, for all rates alike.
         scale: of packed tables: "table", "row" or "none".
         bits_per_value: of packed tables: columns that make one value.
+        code: of packed tables: how they make it, "thermometer" or "binary".
         initial_scale: of packed tables and of straight-through ones; ``field_scales`` says otherwise, by field.
         init_std: standard deviation of fresh real weights.
         hidden, dropout, input_norm: of the perceptron; input_norm puts batch norm before it.
@@ -60,6 +61,7 @@ class Config:
     schedule: str = "step"
     scale: str = "table"
     bits_per_value: int = 1
+    code: str = "thermometer"
     initial_scale: float = 0.1
     field_scales: Mapping[str, float] = field(default_factory=dict)
     init_std: float = 0.01

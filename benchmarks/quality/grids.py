@@ -33,6 +33,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "int8-adagrad": {"table_lr": 0.02, "l2": 1e-6},
     "frozen": {"schedule": "cosine"},
     "counter": {"schedule": "cosine"},
+    "counter-binary": {"schedule": "cosine", "bits_per_value": 4, "code": "binary"},
     "bit-flip": {"table_lr": 0.02, "schedule": "cosine"},
     "vote-flip": {"table_lr": 1.0, "schedule": "cosine", "optimizer_options": {"threshold": 1.5, "decay": 0.003}},
     "sign-momentum": {"table_lr": 0.01, "schedule": "cosine"},
@@ -42,6 +43,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 BY_BITS: dict[tuple[str, int], dict[str, Any]] = {
     ("counter", 8): {"table_lr": 0.08, "bits_per_value": 4, "optimizer_options": {"decay": 0.25}},
     ("counter", 4): {"table_lr": 0.2, "bits_per_value": 4, "accumulate": 2, "optimizer_options": {"decay": 0.08}},
+    ("counter-binary", 2): {"table_lr": 0.2, "optimizer_options": {"decay": 0.1}},
     ("counter", 2): {"table_lr": 0.3, "bits_per_value": 4, "accumulate": 2, "optimizer_options": {"decay": 0.03}},
 }
 
@@ -51,6 +53,7 @@ HEADLINE: tuple[tuple[str, tuple[int, ...], tuple[int | None, ...]], ...] = (
     ("fp32-adam", (16,), (None,)),
     ("counter", (128,), (8, 4)),
     ("counter", (256,), (2,)),
+    ("counter-binary", (128, 256), (2,)),
     ("frozen", (128, 256), (None,)),
     ("ste-adam", (128,), (None,)),
     ("counter", (64,), (8,)),
@@ -142,7 +145,7 @@ def _screen(data: str) -> list[Config]:
 
 def _smoke(data: str) -> list[Config]:
     return [
-        replace(recipe("synthetic", method, 8, bits=4), **TINY)
+        replace(recipe("synthetic", method, 8, bits=min(4, methods.METHODS[method].usual_bits or 4)), **TINY)
         for method in methods.METHODS
         if not methods.missing(method)
     ]

@@ -72,8 +72,8 @@ def _scale(config: Config, field: str) -> float:
 
 def _packed(frozen: bool) -> MakeTable:
     def make(rows: int, dim: int, config: Config, field: str) -> Table:
-        options = {"scale": config.scale, "bits_per_value": config.bits_per_value, "frozen": frozen}
-        return PackedTable(rows, dim, initial_scale=_scale(config, field), **options)
+        kind = {"scale": config.scale, "bits_per_value": config.bits_per_value, "code": config.code}
+        return PackedTable(rows, dim, initial_scale=_scale(config, field), frozen=frozen, **kind)
 
     return make
 
@@ -129,6 +129,7 @@ METHODS: dict[str, Method] = {
     ),
     "frozen": Method("frozen random bits (control)", _packed(frozen=True), lambda tables, config: None),
     "counter": _packedbag("packed, CounterSGD", "CounterSGD", usual_bits=8),
+    "counter-binary": _packedbag("packed, CounterSGD, binary values", "CounterSGD", usual_bits=2),
     "bit-flip": _packedbag("packed, BitFlip", "BitFlip"),
     "vote-flip": _packedbag("packed, VoteFlip", "VoteFlip", usual_bits=4),
     "sign-momentum": _packedbag("packed, SignMomentum", "SignMomentum"),

@@ -12,6 +12,7 @@ from packedbag.backends.cupy_record import Record
 from packedbag.backends.eager import Eager
 from packedbag.backends.protocol import Factors, Marked
 from packedbag.backends.reference import RUN
+from packedbag.core.layout import words_per_row
 
 Tensor = torch.Tensor
 #: No row scales: neither they, nor their state, nor sums without them.
@@ -253,7 +254,7 @@ class CupySteps(Eager):
             return None
         windows = -(-total // RUN)
         sums = torch.empty((windows, dim), dtype=torch.float32, device=words.device)
-        size = (*scalars(np.int64, total, len(words)), *scalars(np.uint32, words.shape[1], dim))
+        size = (*scalars(np.int64, total, len(words)), *scalars(np.uint32, words_per_row(dim), dim))
         arguments = (ordered, order, bags, grad, weights, scale, counts, columns, sums, *size)
         self.launcher.launch(words.device, "run_sums", (integer(ordered),), windows * WARP, arguments)
         return sums
@@ -274,12 +275,12 @@ class CupySteps(Eager):
         assert ordered is not None
         words, total = state[0], len(ordered)
         width = words.shape[1]
-        tile = next((tile for tile in TILES if width <= tile), TILES[-1])
+        tile = next((tile for tile in TILES if words_per_row(rule.counters) <= tile), TILES[-1])
         span = min(max(total // ENOUGH_WARPS, 1), WARP)
         arguments = (
             *(*state, *occurrences, sums, factor, *scale, control),
             *scalars(np.int64, total, len(words)),
-            *scalars(np.uint32, span, width, rule.embedding_dim),
+            *scalars(np.uint32, span, width, rule.embedding_dim, rule.columns_per_counter),
             *(np.int32(rule.bits), np.float32(rule.rate), np.int32(ADAPTIVITY[rule.adaptivity])),
             *scalars(np.float32, rule.decay, rule.threshold, rule.spacing),
             *(np.uint32(rule.group), np.float32(scale_rate)),

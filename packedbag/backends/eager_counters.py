@@ -127,7 +127,7 @@ def update_rows(
     mean_squares: Tensor | None,
 ) -> None:
     """Update the counters of ``rows`` in place; see `packedbag.backends.protocol.Backend.counter_update`."""
-    dim, device, bits, decay, threshold = grad.shape[1], grad.device, rule.bits, rule.decay, rule.threshold
+    device, bits, decay, threshold = grad.device, rule.counter_bits, rule.decay, rule.threshold
     key = {"seed": rule.seed, "step": rule.step, "table": rule.table}
     numbers = rows + rule.first_row
     votes = threshold >= 0
@@ -151,26 +151,48 @@ def update_rows(
         kept = (stored & ~TOUCHES).to(torch.int64)
         totals[STEP_ROWS] += (kept > 0).sum()
         totals[STEP_BITS] += kept.sum()
-    # A counter is its confidence m where the bit is 1, and ~m = -1 - m where it is 0.
     old_words = words.index_select(0, rows)
-    value = unpack(old_words, torch.int32, -1, 0)
-    old_planes = planes.index_select(0, rows)
-    for p in range(bits - 1):
-        value ^= unpack(old_planes[:, :, p], torch.int32, 0, 1 << p)
-    value = value[:, :dim]
+    value = read_counters(old_words, planes.index_select(0, rows), rule.embedding_dim, rule.columns_per_counter)
     x = r.unsqueeze(1) * grad
     if votes:
         x = torch.where(x.abs() > threshold, torch.full_like(x, rule.rate).copysign_(x), 0.0)
     if decay > 0:
-        rest = 0.5 - torch.from_numpy(centers(dim, rule.spacing, rule.group)).to(device)
+        rest = 0.5 - torch.from_numpy(centers(rule.counters, rule.spacing, rule.group)).to(device)
         x = x + shrink.unsqueeze(1) * (value.to(torch.float32) + rest)
-    random = halfwords(numbers, dim, first_column=rule.first_column, **key)
+    random = halfwords(numbers, rule.counters, first_column=rule.first_counter, **key)
     value = (value - signed_steps(x, random, bits)).clamp_(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    new_words = pack_bits(value >= 0)
+    new_words, new_planes = packed_counters(value, rule)
     words.index_copy_(0, rows, new_words)
-    totals[FLIPS] += unpack(old_words ^ new_words, torch.int32, 0, 1)[:, :dim].sum()
+    totals[FLIPS] += unpack(old_words ^ new_words, torch.int32, 0, 1)[:, : rule.embedding_dim].sum()
     totals[ROWS] += len(rows)
-    if bits > 1:
-        confidence = value ^ (value >> 31)
-        new_planes = [pack_bits((confidence & 1 << p).bool()) for p in range(bits - 1)]
+    if new_planes:
         planes.index_copy_(0, rows, torch.stack(new_planes, dim=-1))
+
+
+def read_counters(words: Tensor, planes: Tensor, dim: int, group: int) -> Tensor:
+    """Return the counters (R, C) int32 that words (R, W) and planes (R, W, k - 1) hold, as `CounterRule` says."""
+    bits = planes.shape[2] + 1
+    if group == 1:  # the confidence m where the bit is 1, and ~m = -1 - m where it is 0
+        value = unpack(words, torch.int32, -1, 0)
+        for p in range(bits - 1):
+            value ^= unpack(planes[:, :, p], torch.int32, 0, 1 << p)
+        return value[:, :dim]
+    layers = [*(planes[:, :, p] for p in range(bits - 1)), words]
+    digits = [unpack(layer, torch.int32, 0, 1)[:, :dim].reshape(len(words), dim // group, group) for layer in layers]
+    joined = torch.cat(digits, dim=2)
+    numbers: Tensor = (joined << _places(bits * group, words.device)).sum(2, dtype=torch.int32)
+    return numbers.sub_(2 ** (bits * group - 1))
+
+
+def packed_counters(value: Tensor, rule: CounterRule) -> tuple[Tensor, list[Tensor]]:
+    """Return the words (R, W) that hold counters (R, C) int32, and the k - 1 planes (R, W): as `read_counters`."""
+    if rule.columns_per_counter == 1:
+        confidence = value ^ (value >> 31)
+        return pack_bits(value >= 0), [pack_bits((confidence & 1 << p).bool()) for p in range(rule.bits - 1)]
+    digits = (value + 2 ** (rule.counter_bits - 1)).unsqueeze(2) >> _places(rule.counter_bits, value.device) & 1
+    *planes, words = [pack_bits(part.flatten(1).bool()) for part in digits.chunk(rule.bits, dim=2)]
+    return words, planes
+
+
+def _places(bits: int, device: torch.device) -> Tensor:
+    return torch.arange(bits, dtype=torch.int32, device=device)

@@ -383,7 +383,7 @@ class NativeCpu(NativeHamming):
 def _of_rule(rule: CounterRule) -> tuple[Any, ...]:
     """Return the fields of ``pb_counter_update_args`` from ``bits`` to ``first_column``."""
     moves = (rule.bits, rule.rate, ADAPTIVITY[rule.adaptivity], rule.decay, rule.threshold, rule.spacing, rule.group)
-    return (*moves, rule.seed, rule.step, rule.table, rule.first_row, rule.first_column)
+    return (*moves, rule.columns_per_counter, rule.seed, rule.step, rule.table, rule.first_row, rule.first_column)
 
 
 def __getattr__(name: str) -> Any:

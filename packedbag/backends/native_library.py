@@ -23,7 +23,7 @@ FILE = "libpackedbag_cpu.so"
 #: A library to load instead of the installed one, for instance a build with sanitizers.
 ENVIRONMENT = "PACKEDBAG_NATIVE_LIBRARY"
 #: PB_ABI_VERSION of cpu/packedbag.h.
-ABI_VERSION = 6
+ABI_VERSION = 7
 NAME = "native_cpu"
 INSTALL = "pip install --force-reinstall --no-deps packedbag (from a checkout: pip install --no-deps -e .)"
 
@@ -34,10 +34,10 @@ MAX_COLUMNS = Struct("6q").pack
 MERGE = Struct("5q").pack
 SUM_ROWS = Struct("11qdq").pack
 ROW_DOT = Struct("10q").pack
-COUNTER_UPDATE = Struct("10qdq3dqQ5q").pack
+COUNTER_UPDATE = Struct("10qdq3d2qQ5q").pack
 HAMMING = Struct("7q").pack
 NEAREST = Struct("9q").pack
-COUNTER_STEP = Struct("11qdq" + "10qdq3dqQ5q").pack
+COUNTER_STEP = Struct("11qdq" + "10qdq3d2qQ5q").pack
 
 
 def path() -> Path | None:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from packedbag.backends.counter_rule import CounterRule
-from packedbag.core.layout import pack_array, unpack_array, view_words
+from packedbag.backends.reference_counters import packed_counters, read_counters
+from packedbag.core.layout import pack_array, unpack_array
 from packedbag.core.philox import LOW32, halfwords
 from packedbag.core.thermometer import centers
 from packedbag.core.totals import FLIPS, ROWS, STEP_BITS, STEP_ROWS, typical
@@ -263,16 +264,11 @@ class Reference:
         mean_squares: F32 | None = None,
     ) -> None:
         """See `packedbag.backends.protocol.Backend.counter_update`."""
-        bits, embedding_dim, threshold, decay = rule.bits, rule.embedding_dim, rule.threshold, rule.decay
+        bits, threshold, decay = rule.counter_bits, rule.threshold, rule.decay
         key = {"seed": rule.seed, "step": rule.step, "table": rule.table}
         numbers = rows + rule.first_row
         half = 2 ** (bits - 1)
-        bit = unpack_array(words[rows], embedding_dim)
-        m = sum(
-            (unpack_array(planes[rows][:, :, p], embedding_dim).astype(np.int64) << p for p in range(bits - 1)),
-            start=np.zeros(grad.shape, np.int64),
-        )
-        v = np.where(bit, m, -1 - m)
+        v = read_counters(words[rows], planes[rows], rule)
         votes = threshold >= 0
         with np.errstate(**SILENT):  # extreme gradients saturate
             r = np.full(len(rows), 1 if votes else rule.rate, np.float32)
@@ -295,20 +291,19 @@ class Reference:
             if votes:
                 x = np.where(np.abs(x) > np.float32(threshold), np.copysign(np.float32(rule.rate), x), ZERO)
             if decay > 0:  # exact but for the product and the sum
-                rest = np.float32(0.5) - centers(embedding_dim, rule.spacing, rule.group)
+                rest = np.float32(0.5) - centers(rule.counters, rule.spacing, rule.group)
                 x = x + shrink[:, None] * (v.astype(np.float32) + rest)
             size = np.minimum(np.abs(x), np.float32(2**bits))
             size = np.where(np.isnan(x), ZERO, size)  # sums that overflowed both ways have no direction
         whole = np.trunc(size)
-        h = halfwords(numbers, embedding_dim, first_column=rule.first_column, **key).astype(np.float32)
+        h = halfwords(numbers, rule.counters, first_column=rule.first_counter, **key).astype(np.float32)
         n = whole.astype(np.int64) + (h + np.float32(0.5) < np.float32(65536) * (size - whole))
         v = (v - np.where(x < 0, -n, n)).clip(-half, half - 1)
-        m = np.where(v >= 0, v, -1 - v)
-        totals[FLIPS] += ((v >= 0) != bit).sum()
+        after, planes[rows] = packed_counters(v, rule)
+        before, now = (unpack_array(each, rule.embedding_dim) for each in (words[rows], after))
+        totals[FLIPS] += (before != now).sum()
         totals[ROWS] += len(rows)
-        words[rows] = pack_array(v >= 0).view(words.dtype)
-        for p in range(bits - 1):
-            planes[rows, :, p] = view_words(pack_array((m >> p & 1).astype(np.bool_)), "int32")
+        words[rows] = after.view(words.dtype)
 
     def _row_statistic(
         self,

@@ -31,6 +31,11 @@ def check_code(code: str, bits_per_value: int) -> str:
     return code
 
 
+def columns_per_counter(bits_per_value: int, code: str) -> int:
+    """Return how many columns one counter of an optimizer drives: all of a binary number, else one."""
+    return bits_per_value if code == "binary" else 1
+
+
 def values_of(columns: Any, bits_per_value: int, code: str) -> Any:
     """Return the values that sums or means of columns make, (B, D) -> (B, D / bits_per_value).
 

@@ -12,6 +12,7 @@ from packedbag.core.bounds import check_bounds, check_padding_idx
 from packedbag.core.errors import ArgumentError, PackedBagError, ShapeError
 from packedbag.core.layout import check_embedding_dim, view_words, words_per_row
 from packedbag.core.thermometer import check_bits_per_value
+from packedbag.core.value_codes import check_code, values_of
 from packedbag.nn.convert import clear_tail, mean_magnitude, write_words
 from packedbag.ops.functional import reduce_bags
 from packedbag.ops.memory import empty_table
@@ -26,11 +27,6 @@ Self = TypeVar("Self", bound="PackedModule")
 def output_name(output_dtype: torch.dtype | None) -> str:
     """Return the name of a module's output dtype, as `packedbag.core.modes` knows it."""
     return str(output_dtype or torch.float32).removeprefix("torch.")
-
-
-def mean_of_bits(columns: torch.Tensor, bits_per_value: int) -> torch.Tensor:
-    """Return the mean of each ``bits_per_value`` neighbouring columns, (B, D) -> (B, D / bits_per_value)."""
-    return columns.unflatten(1, (-1, bits_per_value)).mean(2)
 
 
 class PackedModule(torch.nn.Module):
@@ -58,6 +54,7 @@ class PackedModule(torch.nn.Module):
         padding_idx: int | None = None,
         scale: str | None = None,
         bits_per_value: int = 1,
+        code: str = "thermometer",
         bounds: str = "raise",
         output_dtype: torch.dtype | None = None,
         device: Any = None,
@@ -77,6 +74,9 @@ class PackedModule(torch.nn.Module):
         self.bits_per_value = check_bits_per_value(
             bits_per_value, self.embedding_dim, self.mode, output_name(output_dtype)
         )
+        self.code = check_code(code, self.bits_per_value)
+        if self.code == "binary" and scale == "row":
+            raise ArgumentError("scale", "'row'", "None or 'table' with code='binary'")
         self.bounds = check_bounds(bounds)
         self.output_dtype = output_dtype
         shape = (num_embeddings, words_per_row(self.embedding_dim))
@@ -145,8 +145,8 @@ class PackedModule(torch.nn.Module):
         """Return the table for use without torch; on the CPU it shares memory with the module."""
         scale = None if self.scale is None else self.scale.detach().cpu().numpy()
         metadata = {"mode": self.mode, "padding_idx": None if self.padding_votes else self.padding_idx}
-        words, bits = view_words(self.words.cpu(), "uint32").numpy(), self.bits_per_value
-        return PackedTable(words, self.embedding_dim, scale=scale, bits_per_value=bits, metadata=metadata)
+        words, options = view_words(self.words.cpu(), "uint32").numpy(), {"bits_per_value": self.bits_per_value}
+        return PackedTable(words, self.embedding_dim, scale=scale, metadata=metadata, code=self.code, **options)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw every bit anew, +1 or -1 with equal chance, and set the scale to 1."""
@@ -168,6 +168,7 @@ class PackedModule(torch.nn.Module):
         shown += [f"padding_idx={self.padding_idx}"] if self.padding_idx is not None else []
         shown += [f"scale={self.scale_kind!r}"] if self.scale_kind else []
         shown += [f"bits_per_value={self.bits_per_value}"] if self.bits_per_value > 1 else []
+        shown += [f"code={self.code!r}"] if self.code != "thermometer" else []
         shown += [f"bounds={self.bounds!r}"] if self.bounds != "raise" else []
         return ", ".join(shown)
 
@@ -178,7 +179,7 @@ class PackedModule(torch.nn.Module):
         bags = self._columns(indices, offsets, per_sample_weights)
         if self.bits_per_value == 1:
             return bags
-        values = mean_of_bits(bags, self.bits_per_value)
+        values: torch.Tensor = values_of(bags, self.bits_per_value, self.code)
         return values if self.output_dtype is None else values.to(self.output_dtype)
 
     def _columns(

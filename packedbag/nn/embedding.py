@@ -14,7 +14,7 @@ class PackedEmbedding(PackedModule):
     """Look rows of +-1 up, one bit a weight.
 
     Args:
-        num_embeddings, embedding_dim, scale, bits_per_value, bounds, device, generator: as in
+        num_embeddings, embedding_dim, scale, bits_per_value, code, bounds, device, generator: as in
             `packedbag.PackedEmbeddingBag`.
         padding_idx: this row reads as zeros and is not trained; negative values count from the end.
         output_dtype: float32 (default), float16 or bfloat16.
@@ -35,6 +35,7 @@ class PackedEmbedding(PackedModule):
         padding_idx: int | None = None,
         scale: str | None = None,
         bits_per_value: int = 1,
+        code: str = "thermometer",
         bounds: str = "raise",
         output_dtype: torch.dtype | None = None,
         device: Any = None,
@@ -47,6 +48,7 @@ class PackedEmbedding(PackedModule):
             padding_idx=padding_idx,
             scale=scale,
             bits_per_value=bits_per_value,
+            code=code,
             bounds=bounds,
             output_dtype=output_dtype,
             device=device,

@@ -21,8 +21,10 @@ class PackedEmbeddingBag(PackedModule):
         include_last_offset: whether ``offsets`` lists the end of the last bag as well.
         scale: None; "table": one learnable factor of the result, starts at 1; "row": one factor a row, trained by
             the packed optimizer ("sum" and "mean").
-        bits_per_value: 1, 2, 4, 8, 16 or 32: how many neighbouring weights make one value, their mean ("sum" and
-            "mean"). See the page on training.
+        bits_per_value: 1, 2, 4, 8, 16 or 32: how many neighbouring weights make one value ("sum" and "mean"). See
+            the page on training.
+        code: how they make it: "thermometer", their mean; "binary", their mean with weights 1, 2, 4, ... (2, 4 or 8
+            bits).
         bounds: "raise", "clamp", "skip" or "unchecked": what an index outside the table does.
         output_dtype: float32 (default), float16, bfloat16; int32 for an unweighted "sum" without scale; uint32 =
             packed bits for "majority" and "max" without scale.
@@ -51,6 +53,7 @@ class PackedEmbeddingBag(PackedModule):
         include_last_offset: bool = False,
         scale: str | None = None,
         bits_per_value: int = 1,
+        code: str = "thermometer",
         bounds: str = "raise",
         output_dtype: torch.dtype | None = None,
         device: Any = None,
@@ -71,6 +74,7 @@ class PackedEmbeddingBag(PackedModule):
             padding_idx=padding_idx,
             scale=scale,
             bits_per_value=bits_per_value,
+            code=code,
             bounds=bounds,
             output_dtype=output_dtype,
             device=device,

@@ -17,6 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from packedbag.backends.protocol import DeferredBackend
 from packedbag.backends.registry import select
 from packedbag.core.errors import DeletedModuleError, ReplacedAnchorError
+from packedbag.core.value_codes import columns_per_counter
 from packedbag.ops.bridge import kept_entries, to_backend, to_torch
 from packedbag.ops.shard import Shard
 
@@ -34,6 +35,7 @@ class PackedSource(Protocol):
     embedding_dim: int
     num_embeddings: int
     bits_per_value: int
+    code: str
     mode: str
     padding_idx: int | None
     padding_votes: bool
@@ -61,7 +63,8 @@ class Gradients:
         rows: (K,) int64, the row of each kept entry; of a deferred backend (N,), int32 or int64, of all entries, V
             where one is dropped.
         bags: (K,) int64, its row in ``grad``.
-        grad: (B, D / bits_per_value) float32: the gradient of each of a value's bits. `by_column` makes it (B, D).
+        grad: (B, D / bits_per_value) float32: the gradient of each of a value's bits, or of the lowest of a binary
+            number's. `by_counter` makes it (B, D) where each column has a counter.
         weights: (K,) float32 per-sample weights, or None.
         counts: (B,) float32 lengths to divide by ("mean" and "majority"), or None.
         columns: (K, W) int32 words, the columns that take part ("max"), or None.
@@ -119,9 +122,9 @@ def _of_entries(gradients: Gradients, kept: torch.Tensor) -> Gradients:
     )
 
 
-def by_column(gradients: Gradients, bits_per_value: int) -> Gradients:
-    """Return gradients with one of (B, D) for each column."""
-    if bits_per_value == 1:
+def by_counter(gradients: Gradients, bits_per_value: int, code: str) -> Gradients:
+    """Return gradients with one for each counter: (B, D), or (B, D / bits_per_value) of binary numbers."""
+    if columns_per_counter(bits_per_value, code) == bits_per_value:
         return gradients
     return replace(gradients, grad=gradients.grad.repeat_interleave(bits_per_value, 1))
 
@@ -234,8 +237,8 @@ class GradientSink:
         source = self.source
         check_anchor(self)
         self._forget_abandoned(source.anchor)
-        # A copy: the caller, or a compiler's memory planner, may write over grad_out after this call. All bits of a
-        # value have the same gradient: one of them is enough to wait for the step.
+        # A copy: the caller, or a compiler's memory planner, may write over grad_out after this call. The gradients of
+        # a value's bits differ by their weights alone: that of the lowest is enough to wait for the step.
         grad_out = grad_out[:, :: source.bits_per_value]
         grad = torch.empty(grad_out.shape, dtype=torch.float32, device=source.words.device).copy_(grad_out)
         self.parts.append(_gradients(source, indices, offsets, weights, grad))

@@ -14,7 +14,7 @@ from packedbag.backends.protocol import Backend
 from packedbag.backends.registry import select
 from packedbag.core.errors import ArgumentError, GradientError, PackedBagError, StateMismatchError
 from packedbag.ops.bridge import to_backend
-from packedbag.ops.sink import CALL, Gradients, by_column, check_anchor, sink_of, without_dropped
+from packedbag.ops.sink import CALL, Gradients, by_counter, check_anchor, sink_of, without_dropped
 from packedbag.optim.deferred_steps import DeferredSteps, describe, sink_of_anchor
 from packedbag.optim.device_control import DeviceControls
 from packedbag.optim.diagnostics import Diagnostics
@@ -43,6 +43,8 @@ class PackedOptimizer(Diagnostics, DeferredSteps, ShardSteps, torch.optim.Optimi
     state_options: tuple[str, ...] = ()
     #: Whether parts of a table on several ranks are trained as the whole table is on one.
     trains_shards: ClassVar[bool] = False
+    #: Whether it trains tables whose values are binary numbers.
+    trains_binary: ClassVar[bool] = False
     process_group: Any = None
 
     def __init__(self, params: Any, defaults: dict[str, Any], *, seed: int | None, process_group: Any) -> None:
@@ -98,6 +100,9 @@ class PackedOptimizer(Diagnostics, DeferredSteps, ShardSteps, torch.optim.Optimi
             raise ArgumentError(
                 "params", "holding a part of a sharded table", f"whole tables of {type(self).__name__}", advice
             )
+        if sink.source.code == "binary" and not self.trains_binary:
+            advice = "Use CounterSGD, BitFlip or VoteFlip."
+            raise ArgumentError("params", "holding a table with code='binary'", "tables of thermometers", advice)
 
     def new_state(self, words: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return the state of a table that was never updated."""
@@ -297,7 +302,7 @@ class PackedOptimizer(Diagnostics, DeferredSteps, ShardSteps, torch.optim.Optimi
     ) -> None:
         source = sink_of_anchor(anchor).source
         table = self._table_step(number, anchor, group, select(source.words.device.type))
-        sums = RowSums.of(table.backend, by_column(gradients, source.bits_per_value), factor)
+        sums = RowSums.of(table.backend, by_counter(gradients, source.bits_per_value, source.code), factor)
         if source.row_scale is not None:
             sums = update_row_scale(table, sums, source.row_scale, table.scale_rate)
         self.update_table(table, sums)
@@ -319,6 +324,7 @@ class PackedOptimizer(Diagnostics, DeferredSteps, ShardSteps, torch.optim.Optimi
             state={k: to_backend(backend, v) if isinstance(v, torch.Tensor) else v for k, v in state.items()},
             embedding_dim=source.embedding_dim,
             bits_per_value=source.bits_per_value,
+            code=source.code,
             options=group,
             step=group["step"],
             table=number,

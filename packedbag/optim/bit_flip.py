@@ -20,6 +20,7 @@ class BitFlip(CounterSGD):
 
     allowed_bits: ClassVar[range] = range(1, 2)
     recipes: ClassVar[dict[int, dict[str, float]]] = {}
+    binary_recipes: ClassVar[dict[int, dict[str, float]]] = {}
 
     def __init__(
         self,

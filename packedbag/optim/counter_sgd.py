@@ -9,6 +9,8 @@ import torch
 from packedbag.backends.counter_rule import CounterRule
 from packedbag.core.errors import ArgumentError
 from packedbag.core.thermometer import whole_grains
+from packedbag.core.value_codes import columns_per_counter
+from packedbag.ops.sink import sink_of
 from packedbag.optim.base import check_rate, singles
 from packedbag.optim.counter_steps import CounterSteps, new_counters
 from packedbag.optim.table_step import TableStep
@@ -26,6 +28,10 @@ RECIPES = {
     7: {"lr": 0.1, "decay": 0.2},
     8: {"lr": 0.08, "decay": 0.25},
 }
+#: The same of binary numbers, by bits of a counter: chosen for 8, and thought to do for the others.
+BINARY_RECIPES = {bits: {"lr": 0.2, "decay": 0.1} for bits in (4, 6, 8)}
+#: Bits of a counter at most: it is a byte while it is moved.
+COUNTER_BITS = 8
 
 
 class CounterSGD(CounterSteps):
@@ -46,6 +52,10 @@ class CounterSGD(CounterSteps):
     forgotten, and the memory of a weight is about ``1 / (decay * lr)`` touches long. c is 0, except where a value has
     several bits: see `packedbag.core.thermometer`.
 
+    Where the p bits of a value are a binary number (``code="binary"``), one counter of p * k bits drives them: its
+    highest p bits stand in the table. v, the rule and the random numbers are then of values, with p * k in place of k;
+    p * k is at most 8, so that 4 bits a value take ``bits=2``.
+
     Only rows that occurred are read or written. Random numbers are a function of (seed, table, step, row,
     column): the result does not depend on threads or backend.
 
@@ -56,12 +66,12 @@ class CounterSGD(CounterSteps):
     Args:
         params: `packedbag.optim.packed_parameters(model)`, or groups of them.
         lr: the step, as a part of the counter's range: a gradient of typical size moves a counter by
-            ``lr * 2^(k-1)``. None: `RECIPES`, 0.08 for 8 bits, 0.2 for 4, 0.3 for 2.
+            ``lr * 2^(k-1)``. None: `RECIPES`, 0.08 for 8 bits, 0.2 for 4, 0.3 for 2; 0.2 for binary numbers.
         bits: k, 2 to 8.
         adaptivity: "ema", "adagrad" or None: how a row's gradients are brought to one size.
         decay: >= 0, how fast confidences shrink, in proportion to ``lr``; 0 for not at all. None: `RECIPES`, 0.25
-            for 8 bits, 0.08 for 4, 0.03 for 2.
-        spacing: 0 to 1, of modules with ``bits_per_value`` above 1: how far apart the counters of one value's bits
+            for 8 bits, 0.08 for 4, 0.03 for 2; 0.1 for binary numbers.
+        spacing: 0 to 1, of thermometers (``bits_per_value`` above 1): how far apart the counters of one value's bits
             come to rest, as a part of the counter's range.
         scale_lr: rate of row scales; None follows ``lr``.
         seed: of the stochastic rounding, 0 <= seed < 2^64; None draws one from torch's generator.
@@ -81,6 +91,7 @@ class CounterSGD(CounterSteps):
 
     allowed_bits: ClassVar[range] = range(2, 9)
     recipes: ClassVar[dict[int, dict[str, float]]] = RECIPES
+    binary_recipes: ClassVar[dict[int, dict[str, float]]] = BINARY_RECIPES
     state_options = ("bits", "adaptivity")
 
     def __init__(
@@ -105,7 +116,7 @@ class CounterSGD(CounterSteps):
         if not hasattr(group["bits"], "__index__") or group["bits"] not in self.allowed_bits:
             first, last = self.allowed_bits[0], self.allowed_bits[-1]
             raise ArgumentError("bits", group["bits"], f"in {first}..{last}" if first < last else str(first))
-        for name, value in self.recipes.get(group["bits"], {}).items():
+        for name, value in self._recipe(group).items():
             if group[name] is None:
                 group[name] = value
         super().check_options(group)
@@ -115,18 +126,35 @@ class CounterSGD(CounterSteps):
         if not 0 <= group["spacing"] <= 1:
             raise ArgumentError("spacing", group["spacing"], "in 0..1")
 
+    def _recipe(self, group: dict[str, Any]) -> dict[str, float]:
+        """Return the rates for the tables of a group; raise `ArgumentError` where ``bits`` are too many for one."""
+        bits, found = int(group["bits"]), set()
+        for sink in map(sink_of, group["params"]):
+            columns = 1 if sink is None else columns_per_counter(sink.source.bits_per_value, sink.source.code)
+            if columns * bits > COUNTER_BITS:
+                most = COUNTER_BITS // columns
+                advice = f"A counter drives all bits of a value with code='binary', and has at most {COUNTER_BITS}."
+                raise ArgumentError("bits", bits, f"at most {most} for a table of {columns} bits a value", advice)
+            found.add(columns)
+        known = {n: self.binary_recipes.get(n * bits, {}) if n > 1 else self.recipes.get(bits, {}) for n in found}
+        recipes = list(known.values())
+        if any(recipe != recipes[0] for recipe in recipes) and None in (group["lr"], group["decay"]):
+            allowed = "given where tables of binary numbers share a group with others"
+            raise ArgumentError("lr", "None", allowed, "Give each kind a parameter group of its own, or lr and decay.")
+        return recipes[0] if recipes else {}
+
     def new_state(self, words: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return planes (V, W, k - 1), row words (V,) and totals, all 0: confidence 0, never touched."""
         return new_counters(words, group["bits"], row_words=group["adaptivity"] is not None)
 
-    def rate_and_threshold(self, options: dict[str, Any]) -> tuple[float, float]:
-        """Return `CounterRule`'s rate and threshold."""
-        return float(options["lr"]) * 2 ** (options["bits"] - 1), -1.0
+    def rate_and_threshold(self, options: dict[str, Any], counter_bits: int) -> tuple[float, float]:
+        """Return `CounterRule`'s rate and threshold, for counters of so many bits."""
+        return float(options["lr"]) * 2 ** (counter_bits - 1), -1.0
 
     def rule(self, table: TableStep) -> CounterRule:
         """Return how the counters of ``table`` change in this step."""
-        options = table.options
-        rate, threshold = singles(*self.rate_and_threshold(options))
+        options, columns = table.options, table.columns_per_counter
+        rate, threshold = singles(*self.rate_and_threshold(options, options["bits"] * columns))
         (decay,) = singles(float(options["lr"]) * float(options["decay"]))
         return CounterRule(
             embedding_dim=table.embedding_dim,
@@ -136,13 +164,14 @@ class CounterSGD(CounterSteps):
             decay=decay,
             threshold=threshold,
             spacing=self._spacing(table),
-            group=table.bits_per_value,
+            group=table.bits_per_value // columns,
             seed=options["seed"],
             step=table.step,
             table=table.table,
+            columns_per_counter=columns,
         )
 
     def _spacing(self, table: TableStep) -> float:
         """Return how far apart, in counts, the counters of a value's bits come to rest."""
-        part = table.options["spacing"] if table.bits_per_value > 1 else 0.0
+        part = table.options["spacing"] if table.bits_per_value > table.columns_per_counter else 0.0
         return whole_grains(part * 2 ** (table.options["bits"] - 1))

@@ -14,7 +14,7 @@ from packedbag.backends.registry import select
 from packedbag.core import totals
 from packedbag.ops.bridge import to_backend, to_torch
 from packedbag.ops.memory import empty_table
-from packedbag.ops.sink import Gradients, by_column
+from packedbag.ops.sink import Gradients, by_counter
 from packedbag.optim.base import PackedOptimizer
 from packedbag.optim.deferred_steps import sink_of_anchor
 from packedbag.optim.device_control import DeviceControl
@@ -28,6 +28,7 @@ class CounterSteps(PackedOptimizer):
 
     defers: ClassVar[bool] = True
     trains_shards: ClassVar[bool] = True
+    trains_binary: ClassVar[bool] = True
 
     def rule(self, table: TableStep) -> CounterRule:
         """Return how the counters of ``table`` change in this step."""
@@ -76,7 +77,7 @@ class CounterSteps(PackedOptimizer):
         table = self._table_step(number, anchor, group, select(source.words.device.type))
         if table.shard is None or not table.shard.is_split or self.rule(table).adaptivity is None:
             return super()._start_table(number, anchor, group, gradients, factor)
-        sums = RowSums.of(table.backend, by_column(gradients, source.bits_per_value), factor)
+        sums = RowSums.of(table.backend, by_counter(gradients, source.bits_per_value, source.code), factor)
         grad = sums.total()
         lines, of_row = sums.lines(grad)
         squares = RowSquares(lines, self._states_of(table, sums.rows), table.shard)

@@ -10,7 +10,7 @@ import torch
 from packedbag.backends.protocol import Backend, DeferredBackend
 from packedbag.backends.registry import select
 from packedbag.core.errors import ArgumentError, GradientError, PackedBagError
-from packedbag.ops.sink import CALL, Gradients, GradientSink, by_column, sink_of
+from packedbag.ops.sink import CALL, Gradients, GradientSink, by_counter, sink_of
 from packedbag.optim.device_control import DeviceControl, DeviceControls
 from packedbag.optim.table_step import TableStep
 
@@ -122,7 +122,7 @@ class DeferredSteps:
             work.append((anchor, source, table, gradients, factor, control))
         self._controls.agree()
         for anchor, source, table, gradients, factor, control in work:
-            self.update_marked(table, by_column(gradients, table.bits_per_value), factor, control)
+            self.update_marked(table, by_counter(gradients, table.bits_per_value, table.code), factor, control)
             torch.autograd.graph.increment_version(source.words)
             anchor.grad = None
         if work:

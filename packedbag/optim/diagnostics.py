@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
-from packedbag.backends.eager_bits import unpack
+from packedbag.backends.eager_counters import read_counters
 from packedbag.core import touches
 from packedbag.core.totals import FLIPS, ROWS
+from packedbag.core.value_codes import columns_per_counter
+from packedbag.ops.sink import PackedSource
 from packedbag.optim.deferred_steps import sink_of_anchor
 
 #: Elements of the largest temporary of a histogram.
@@ -76,28 +78,29 @@ class Diagnostics:
         return counts
 
     def confidence_histogram(self) -> list[torch.Tensor | None]:
-        """Return how many weights have each confidence, (2^(k-1),) int64 a table; None without counters.
+        """Return how many counters have each confidence, (2^(k-1),) int64 a table; None without counters.
 
         The confidence of a weight is how many steps of 1 it is away from the last value with its sign: 0 flips next.
-        A heap at the last value is of weights at the end of their range.
+        A heap at the last value is of weights at the end of their range. Of binary numbers, with counters of p * k bits
+        in place of k, it is how far they are from the middle.
         """
         return [
-            _histogram(self.state[anchor]["planes"], sink_of_anchor(anchor).source.embedding_dim)
+            _histogram(self.state[anchor]["planes"], sink_of_anchor(anchor).source)
             if "planes" in self.state.get(anchor, {})
             else None
             for anchor, _ in self._tables()
         ]
 
 
-def _histogram(planes: torch.Tensor, embedding_dim: int) -> torch.Tensor:
-    """Return how many weights have each confidence, from planes (V, W, k - 1)."""
-    rows, width, bits = planes.shape
-    counts = torch.zeros(1 << bits, dtype=torch.int64)
-    most = max(1, ELEMENTS // (width * 32 * max(bits, 1)))
-    for start in range(0, rows, most):
-        part = planes[start : start + most]
-        value = torch.zeros((len(part), width * 32), dtype=torch.int32, device=planes.device)
-        for p in range(bits):
-            value += unpack(part[:, :, p], torch.int32, 0, 1 << p)
-        counts += torch.bincount(value[:, :embedding_dim].reshape(-1), minlength=1 << bits).cpu()
+def _histogram(planes: torch.Tensor, source: PackedSource) -> torch.Tensor:
+    """Return how many counters have each confidence, from planes (V, W, k - 1) and the table's words."""
+    rows, width, layers = planes.shape
+    columns = columns_per_counter(source.bits_per_value, source.code)
+    most = 1 << ((layers + 1) * columns - 1)
+    counts = torch.zeros(most, dtype=torch.int64)
+    at_once = max(1, ELEMENTS // (width * 32 * max(layers, 1)))
+    for start in range(0, rows, at_once):
+        part = slice(start, start + at_once)
+        value = read_counters(source.words[part], planes[part], source.embedding_dim, columns)
+        counts += torch.bincount((value ^ (value >> 31)).reshape(-1), minlength=most).cpu()
     return counts

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from packedbag.backends.protocol import Backend
+from packedbag.core.value_codes import columns_per_counter
 from packedbag.ops.shard import Shard
 
 
@@ -16,7 +17,8 @@ class TableStep:
     Attributes:
         words: (V, W).
         embedding_dim: D.
-        bits_per_value: columns whose mean is one value.
+        bits_per_value: columns that make one value.
+        code: how: of `packedbag.core.value_codes.CODES`.
         state: the arrays of `PackedOptimizer.new_state`.
         options: the parameter group.
         step: updates done before this one.
@@ -30,11 +32,17 @@ class TableStep:
     state: dict[str, Any]
     embedding_dim: int
     bits_per_value: int
+    code: str
     options: dict[str, Any]
     step: int
     table: int
     row_scale: Any = None
     shard: Shard | None = None
+
+    @property
+    def columns_per_counter(self) -> int:
+        """Columns that one counter drives."""
+        return columns_per_counter(self.bits_per_value, self.code)
 
     @property
     def scale_rate(self) -> float:

@@ -41,6 +41,7 @@ class VoteFlip(CounterSGD):
     """
 
     recipes: ClassVar[dict[int, dict[str, float]]] = {}
+    binary_recipes: ClassVar[dict[int, dict[str, float]]] = {}
 
     def __init__(
         self,
@@ -64,6 +65,6 @@ class VoteFlip(CounterSGD):
         super().check_options(group)
         check_rate("threshold", group["threshold"])
 
-    def rate_and_threshold(self, options: dict[str, Any]) -> tuple[float, float]:
+    def rate_and_threshold(self, options: dict[str, Any], counter_bits: int) -> tuple[float, float]:
         """Return the weight of a vote, and how large a gradient must be to have one."""
         return float(options["lr"]), float(options["threshold"])

@@ -31,7 +31,7 @@ def philox_by_hand(counter: list[int], key: list[int]) -> list[int]:
 
 
 def random_16_bits(case: Counters, row: int, column: int) -> int:
-    row, column = case.first_row + row, case.first_column + column
+    row, column = case.first_row + row, case.first_column // case.columns_per_counter + column
     counter = [row % 2**32, row >> 32, case.step, case.table << 16 | column // 8]
     words = philox_by_hand(counter, [case.seed % 2**32, case.seed >> 32])
     return words[column % 8 // 2] >> (16 if column % 2 else 0) & 0xFFFF
@@ -50,7 +50,7 @@ def scalar_touches(code: int, case: Counters, row: int) -> tuple[int, int]:
 def scalar_update(case: Counters, i: int) -> tuple[list[int], int | None]:
     """Return the counters of the i-th row after the update, and its state word, by float32 scalars."""
     row, g = int(case.rows[i]), list(case.grad[i])
-    dim, half = len(g), 2 ** (case.bits - 1)
+    dim, half = len(g), 2 ** (case.bits * case.columns_per_counter - 1)
     votes = case.threshold >= 0
     r, shrink, word = F(1 if votes else case.rate), F(min(case.decay, 0.125)), None
     if case.row_state is not None:
@@ -68,20 +68,31 @@ def scalar_update(case: Counters, i: int) -> tuple[list[int], int | None]:
         shrink = min(due, F(0.125)) if s > 0 else F(0)
     values = []
     for j in range(dim):
-        m = sum((int(case.planes[row, j // 32, p]) >> (j % 32) & 1) << p for p in range(case.bits - 1))
-        v = m if int(case.words[row, j // 32]) >> (j % 32) & 1 else -1 - m
+        v = scalar_counter(case.words[row], case.planes[row], j, case.columns_per_counter)
         x = r * g[j]
         if votes:
             x = F(math.copysign(case.rate, x)) if abs(x) > F(case.threshold) else F(0)
         if case.decay > 0:
             x = x + shrink * F(v + 0.5 - case.spacing * (j % case.group - (case.group - 1) / 2))
-        t = F(0) if np.isnan(x) else min(abs(x), F(2**case.bits))
+        t = F(0) if np.isnan(x) else min(abs(x), F(2 * half))
         whole = math.floor(t)
         up = F(random_16_bits(case, row, j)) + F(0.5) < F(65536) * (t - F(whole))
         n = whole + bool(up)
         v = v - n if x > 0 else v + n if x < 0 else v
         values.append(max(-half, min(half - 1, v)))
     return values, word
+
+
+def scalar_counter(words: np.ndarray, planes: np.ndarray, counter: int, columns: int) -> int:
+    """Return counter number ``counter`` of a row, bit by bit."""
+    layers = [planes[:, p] for p in range(planes.shape[1])] + [words]
+    mine = range(counter * columns, (counter + 1) * columns)
+    bits = [int(layer[j // 32]) >> (j % 32) & 1 for layer in layers for j in mine]
+    if columns == 1:
+        *confidence, positive = bits
+        m = sum(bit << place for place, bit in enumerate(confidence))
+        return m if positive else -1 - m
+    return sum(bit << place for place, bit in enumerate(bits)) - 2 ** (len(bits) - 1)
 
 
 def counter_values(words: np.ndarray, planes: np.ndarray, dim: int) -> np.ndarray:
@@ -98,12 +109,12 @@ def test_an_update_is_the_designs_formula_in_scalars(case: Counters) -> None:
     words, planes = case.words.copy(), case.planes.copy()
     state = None if case.row_state is None else case.row_state.copy()
     case.call(ORACLE, words, planes, state, case.totals.copy(), case.rows, case.grad)
-    dim = case.grad.shape[1]
-    values = counter_values(words, planes, dim)
+    columns, counters_of_row = case.columns_per_counter, range(case.grad.shape[1])
     with np.errstate(over="ignore", invalid="ignore"):
         for i, row in enumerate(case.rows[:5]):
             expected, word = scalar_update(case, i)
-            assert values[row].tolist() == expected
+            values = [scalar_counter(words[row], planes[row], j, columns) for j in counters_of_row]
+            assert values == expected
             if state is not None:
                 assert int(state[row]) % 2**32 == word
 
@@ -280,7 +291,7 @@ def test_totals_count_flips_rows_and_statistics(case: Counters) -> None:
     words, planes, found = case.words.copy(), case.planes.copy(), case.totals.copy()
     state = None if case.row_state is None else case.row_state.copy()
     case.call(ORACLE, words, planes, state, found, case.rows, case.grad)
-    dim = case.grad.shape[1]
+    dim = case.embedding_dim
     added = found - case.totals
     flips = (unpack_array(words, dim) != unpack_array(case.words, dim)).sum()
     kept = [] if state is None else [int(word) % 2**32 & ~255 for word in state[case.rows]]

@@ -13,6 +13,9 @@ from packedbag.io.formats import FORMATS, Format
 
 READABLE = [each for each in FORMATS if each.readable]
 every_format = pytest.mark.parametrize("form", READABLE, ids=[each.name for each in READABLE])
+every_code = pytest.mark.parametrize(
+    ("bits", "code"), [(1, "thermometer"), (4, "thermometer"), (2, "binary"), (4, "binary"), (8, "binary")]
+)
 every_scale = pytest.mark.parametrize("scale", [None, "table", "row"])
 
 

@@ -13,12 +13,12 @@ class PackedTable(Table):
     """`packedbag.PackedEmbeddingBag`; ``frozen`` bits stay what they were drawn as."""
 
     def __init__(
-        self, rows: int, dim: int, *, scale: str, bits_per_value: int, initial_scale: float, frozen: bool
+        self, rows: int, dim: int, *, scale: str, bits_per_value: int, code: str, initial_scale: float, frozen: bool
     ) -> None:
         super().__init__(rows, dim)
         kind = None if scale == "none" else scale
         options = {"mode": "mean", "include_last_offset": True, "scale": kind, "bits_per_value": bits_per_value}
-        self.bag = PackedEmbeddingBag(rows, dim, **options)
+        self.bag = PackedEmbeddingBag(rows, dim, code=code, **options)
         if self.bag.scale is not None:
             with torch.no_grad():
                 self.bag.scale.fill_(initial_scale)

@@ -21,7 +21,7 @@ from packedbag.adapters.torchrec.pooling import Finish, Pooled
 from packedbag.core.bounds import check_bounds
 from packedbag.core.errors import ArgumentError
 from packedbag.core.thermometer import check_bits_per_value
-from packedbag.nn.base import mean_of_bits
+from packedbag.core.value_codes import values_of
 
 
 class PackedEmbeddingBagCollection(EmbeddingBagCollectionInterface):  # type: ignore[misc]  # TorchRec has no types
@@ -102,7 +102,7 @@ class PackedEmbeddingBagCollection(EmbeddingBagCollectionInterface):  # type: ig
         if self.scales:
             values = values * self._scale_of_columns()
         if self.bits_per_value > 1:
-            values = mean_of_bits(values, self.bits_per_value)
+            values = values_of(values, self.bits_per_value, "thermometer")
         dims = [feature.dim // self.bits_per_value for feature in self._pooled]
         return KeyedTensor(keys=self._embedding_names, values=values, length_per_key=dims)
 

@@ -35,7 +35,7 @@ from packedbag.adapters.torchrec.sharded_table import ShardedTable, ShardedTable
 from packedbag.adapters.torchrec.wire import CountCodecs
 from packedbag.core.errors import ArgumentError
 from packedbag.core.footprint import count_bits
-from packedbag.nn.base import mean_of_bits
+from packedbag.core.value_codes import values_of
 
 #: Plans by which a bag's rows are all on one rank: majorities are decided there, and travel as bits.
 WHOLE_BAGS = {ShardingType.TABLE_WISE.value, ShardingType.COLUMN_WISE.value, ShardingType.TABLE_COLUMN_WISE.value}
@@ -293,7 +293,8 @@ class ShardedPackedEmbeddingBagCollection(ShardedTables, ShardedEmbeddingBagColl
             values = values * torch.cat([self.scales[name].expand(dim) for name, dim in self._scaled])
         dims = self._embedding_dims
         if self.bits_per_value > 1:
-            values, dims = mean_of_bits(values, self.bits_per_value), [dim // self.bits_per_value for dim in dims]
+            values = values_of(values, self.bits_per_value, "thermometer")
+            dims = [dim // self.bits_per_value for dim in dims]
         return KeyedTensor(keys=received.keys(), values=values, length_per_key=dims)
 
     def _check_sizes(self, number: int, sizes: list[int]) -> None:
