@@ -110,10 +110,14 @@ def train(
     bits_per_value: Annotated[
         int,
         typer.Option(
-            help="Neighbouring packed weights whose mean is one value: 1, 2, 4, 8, 16 or 32.",
+            help="Neighbouring packed weights that make one value: 1, 2, 4, 8, 16 or 32.",
             rich_help_panel=TRAINING,
         ),
     ] = DEFAULTS.bits_per_value,
+    code: Annotated[
+        str,
+        typer.Option(help="How they make it: thermometer, their mean, or binary.", rich_help_panel=TRAINING),
+    ] = DEFAULTS.code,
     decay: Annotated[
         float,
         typer.Option(
@@ -196,6 +200,7 @@ def train(
             settings=Settings(
                 embedding_dim=embedding_dim,
                 bits_per_value=bits_per_value,
+                code=code,
                 hidden=_widths(hidden),
                 dropout=dropout,
                 batch_size=batch_size,

@@ -10,11 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 from packedbag.core.errors import ArgumentError
+from packedbag.core.layout import BITS_PER_WORD
 
 CODES = ("thermometer", "binary")
 
 #: How many bits a value may have that is a binary number: as many as a counter of 8 bits can drive.
 BINARY_GROUPS = (2, 4, 8)
+
+#: Random numbers are drawn for so many counters of a row at once: no two parts of a table share them.
+COUNTERS_AT_ONCE = 8
 
 
 def check_code(code: str, bits_per_value: int) -> str:
@@ -36,11 +40,20 @@ def columns_per_counter(bits_per_value: int, code: str) -> int:
     return bits_per_value if code == "binary" else 1
 
 
+def column_multiple(bits_per_value: int, code: str) -> int:
+    """Return what the first column of each part of a table is a multiple of: whole words, and 8 counters.
+
+    >>> [column_multiple(bits, "binary") for bits in (2, 4, 8)], column_multiple(8, "thermometer")
+    ([32, 32, 64], 32)
+    """
+    return max(BITS_PER_WORD, COUNTERS_AT_ONCE * columns_per_counter(bits_per_value, code))
+
+
 def values_of(columns: Any, bits_per_value: int, code: str) -> Any:
     """Return the values that sums or means of columns make, (B, D) -> (B, D / bits_per_value).
 
-    Every backend and format does it in this order, so that all have the same floats. Of a binary number, doubling is
-    exact; the sum is rounded once for each of the other bits, and by the division.
+    Every backend and format does it in this order, so that all have the same floats: the lowest bit first, or the highest
+    of a binary number, of which doubling is exact.
 
     Args:
         columns: NumPy array or torch tensor, floating point.
@@ -50,9 +63,11 @@ def values_of(columns: Any, bits_per_value: int, code: str) -> Any:
     bits = bits_per_value
     if bits == 1:
         return columns
-    if code == "thermometer":
-        return columns.reshape(columns.shape[0], columns.shape[1] // bits, bits).mean(2)
-    total = columns[:, bits - 1 :: bits]
-    for bit in range(bits - 2, -1, -1):
-        total = total + total + columns[:, bit::bits]
-    return total / (2**bits - 1)
+    binary = code == "binary"
+    first, *others = reversed(range(bits)) if binary else range(bits)
+    total = columns[:, first::bits]
+    for bit in others:
+        total = (total + total if binary else total) + columns[:, bit::bits]
+    most: Any = 2**bits - 1 if binary else bits
+    # On CUDA torch would multiply by the reciprocal of a Python number.
+    return total / (total.new_full((), most) if hasattr(total, "new_full") else most)

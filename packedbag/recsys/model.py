@@ -30,7 +30,7 @@ class ClickModel(nn.Module):
         kind: "packed" (`PackedEmbeddingBag` with a learnable scale a table), or its twin "fp32"
             (`torch.nn.EmbeddingBag` with sparse gradients).
         embedding_dim: D of every table.
-        bits_per_value: of packed tables; the perceptron sees D / bits_per_value values of a field.
+        bits_per_value, code: of packed tables; the perceptron sees D / bits_per_value values of a field.
         hidden: widths of the hidden layers.
         dropout: share of the hidden units that is left out in training.
     """
@@ -43,6 +43,7 @@ class ClickModel(nn.Module):
         kind: str,
         embedding_dim: int,
         bits_per_value: int,
+        code: str,
         hidden: Sequence[int],
         dropout: float,
     ) -> None:
@@ -50,7 +51,8 @@ class ClickModel(nn.Module):
         if kind not in KINDS:
             raise ArgumentError("kind", repr(kind), "'packed' or 'fp32'")
         self.tables = nn.ModuleList(
-            _table(kind, field, count, embedding_dim, bits_per_value) for field, count in zip(fields, rows, strict=True)
+            _table(kind, field, count, embedding_dim, bits_per_value, code)
+            for field, count in zip(fields, rows, strict=True)
         )
         width = len(self.tables) * embedding_dim // (bits_per_value if kind == "packed" else 1)
         self.perceptron = perceptron(width, hidden, dropout)
@@ -74,11 +76,11 @@ def perceptron(width: int, hidden: Sequence[int], dropout: float) -> nn.Sequenti
     return nn.Sequential(*layers, nn.Linear(width, 1))
 
 
-def _table(kind: str, field: Field, rows: int, embedding_dim: int, bits_per_value: int) -> nn.Module:
+def _table(kind: str, field: Field, rows: int, embedding_dim: int, bits_per_value: int, code: str) -> nn.Module:
     mode = "sum" if field.weighted else "mean"
     if kind == "packed":
         options = {"include_last_offset": True, "scale": "table", "bits_per_value": bits_per_value}
-        return PackedEmbeddingBag(rows, embedding_dim, mode=mode, **options)
+        return PackedEmbeddingBag(rows, embedding_dim, mode=mode, code=code, **options)
     table = nn.EmbeddingBag(rows, embedding_dim, mode=mode, include_last_offset=True, sparse=True)
     nn.init.normal_(table.weight, std=FP32_INIT)
     return table

@@ -9,6 +9,7 @@ from typing import Any
 from packedbag.core.errors import ArgumentError, CheckpointError
 from packedbag.core.layout import check_embedding_dim
 from packedbag.core.thermometer import check_bits_per_value
+from packedbag.core.value_codes import check_code
 from packedbag.recsys.schedule import SCHEDULES
 
 #: Settings that a resumed run may change. ``patience`` says when to stop; so does ``epochs``, which also stretches the
@@ -40,6 +41,7 @@ class Settings:
         packed_lr: rate of the packed tables, `packedbag.optim.CounterSGD`.
         bits: k, the counter's bits in training.
         bits_per_value: of packed tables: columns that make one value; D is a multiple of it.
+        code: how they make it: "thermometer", their mean, or "binary", a number of so many bits.
         decay: how fast the packed tables' confidences shrink, `CounterSGD`'s.
         fp32_lr: rate of the twin's tables, `torch.optim.Adagrad` on sparse gradients.
         schedule: of all rates: "cosine", to 0 over ``epochs``, or "constant".
@@ -57,6 +59,7 @@ class Settings:
     packed_lr: float = 0.08
     bits: int = 8
     bits_per_value: int = 4
+    code: str = "thermometer"
     decay: float = 0.25
     fp32_lr: float = 0.02
     schedule: str = "cosine"
@@ -65,6 +68,7 @@ class Settings:
     def __post_init__(self) -> None:
         check_embedding_dim(self.embedding_dim)
         check_bits_per_value(self.bits_per_value, self.embedding_dim, "mean", "float32")
+        check_code(self.code, self.bits_per_value)
         for name in ("batch_size", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise ArgumentError(name, getattr(self, name), "at least 1")

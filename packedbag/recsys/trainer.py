@@ -172,6 +172,7 @@ class Trainer:
             kind=self.kind,
             embedding_dim=self.settings.embedding_dim,
             bits_per_value=self.settings.bits_per_value,
+            code=self.settings.code,
             hidden=self.settings.hidden,
             dropout=self.settings.dropout,
         )

@@ -18,7 +18,8 @@ ROWS = (10, 20, 30)
 
 def model(kind):
     torch.manual_seed(0)
-    return ClickModel(FIELDS, ROWS, kind=kind, embedding_dim=32, bits_per_value=1, hidden=(8,), dropout=0.0)
+    plain = {"bits_per_value": 1, "code": "thermometer"}
+    return ClickModel(FIELDS, ROWS, kind=kind, embedding_dim=32, **plain, hidden=(8,), dropout=0.0)
 
 
 def batch():

@@ -45,6 +45,7 @@ def test_every_other_setting_is_compared():
         if name in ("epochs", "patience"):
             continue
         others = {"hidden": (7,), "embedding_dim": 68, "bits_per_value": 2, "schedule": "constant", "weight_decay": 0.1}
+        others["code"] = "binary"
         other = others.get(name) or (value / 2 if isinstance(value, float) else value + 1)
         with pytest.raises(CheckpointError, match=f"made with {name}="):
             dataclasses.replace(Settings(), **{name: other}).check_same(saved, "p")
