@@ -47,6 +47,7 @@ METHOD = """## How it is measured
   split. "+-" is the standard deviation over seeds.
 - Bits are counted from live tensors after the last step: weights, scales, and the optimizer's state for both (counters,
   row statistics, moments), over the sum of V * D; bits a row are over the sum of V. Serving counts weights and scales.
+  Where values are binary numbers, a weight is a value of several bits, and D counts bits.
   The perceptron is left out.
 - "peak" is the most memory the process held while it trained and scored, above what it held when the data were read:
   the perceptron, its optimizer and the activations of a batch, too, not the tables alone.

@@ -22,6 +22,7 @@ STYLES: dict[tuple[str, int | None], tuple[str, str]] = {
     ("counter", 8): ("#0072B2", "o"),
     ("counter", 4): ("#009E73", "o"),
     ("counter", 2): ("#CC79A7", "o"),
+    ("counter-binary", 2): ("#0072B2", "D"),
     ("vote-flip", 4): ("#009E73", "P"),
     ("vote-flip", 2): ("#CC79A7", "P"),
     ("bit-flip", None): ("#D55E00", "*"),
@@ -31,7 +32,7 @@ OTHER = ("#444444", "d")
 #: File name ending, label of the axis, and what lies along it.
 COSTS: dict[str, tuple[str, Callable[[Group], float]]] = {
     "bytes": ("table when serving, MB (log)", lambda group: group.mean("serving_bytes") / 1e6),
-    "bits": ("bits a weight in training (log)", lambda group: group.mean("training_bits")),
+    "bits": ("bits a weight in training (log)", lambda group: group.bits_a_weight("training_bits")),
 }
 
 

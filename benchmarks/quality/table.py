@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.quality.config import Config, listed
 from benchmarks.quality.methods import METHODS
+from packedbag.core.value_codes import columns_per_counter
 
 Grid = tuple[list[str], list[list[str]]]
 NONE = "-"
@@ -34,6 +35,15 @@ class Group:
     def sd(self, name: str) -> float | None:
         """Return its standard deviation over seeds; None for a single run."""
         return statistics.stdev(self.values(name)) if len(self.results) > 1 else None
+
+    @property
+    def columns_per_weight(self) -> int:
+        """Columns that make a weight: those of a binary value, which have no value of their own."""
+        return columns_per_counter(self.config.bits_per_value, self.config.code)
+
+    def bits_a_weight(self, name: str) -> float:
+        """Return the mean of ``training_bits`` or ``serving_bits``, which are bits a column, by weight."""
+        return self.mean(name) * self.columns_per_weight
 
     @property
     def title(self) -> str:
@@ -111,7 +121,7 @@ def quality_grid(shown: Sequence[Group], compared_with: Group | None, shared: Ma
                 method,
                 str(config.embedding_dim),
                 NONE if config.bits is None else str(config.bits),
-                f"{group.mean('training_bits'):.3f} / {group.mean('serving_bits'):.3f}",
+                f"{group.bits_a_weight('training_bits'):.3f} / {group.bits_a_weight('serving_bits'):.3f}",
                 f"{group.mean('training_bits_row'):.0f} / {group.mean('serving_bits_row'):.0f}",
                 f"{group.mean('serving_bytes') / 1e6:.3f}",
                 str(len(group.results)),
