@@ -46,16 +46,19 @@ def rule(
     decay: float = 0.0,
     threshold: float = -1.0,
     spacing: float = 0.0,
+    columns: int = 1,
 ) -> CounterRule:
+    """Return a rule for ``dim`` counters of so many columns."""
     return CounterRule(
-        embedding_dim=dim,
+        embedding_dim=dim * columns,
         bits=bits,
-        rate=float(np.float32(rate * 2 ** (bits - 1))),
+        rate=float(np.float32(rate * 2 ** (bits * columns - 1))),
         adaptivity=adaptivity,
         decay=float(np.float32(decay)),
         threshold=float(np.float32(threshold)),
         spacing=spacing,
-        group=4,
+        group=4 if columns == 1 else 1,
+        columns_per_counter=columns,
         seed=0xFEDC_BA98_7654_3210,
         step=3,
         table=1,
@@ -67,7 +70,7 @@ def assert_steps_agree(
 ) -> None:
     rng = np.random.default_rng(0)
     distinct, starts, order = ORACLE.merge(rows)
-    planes = np.stack([make_words(rng, len(words), grad.shape[1]) for _ in range(rule.bits - 1)], axis=-1).view(
+    planes = np.stack([make_words(rng, len(words), rule.embedding_dim) for _ in range(rule.bits - 1)], axis=-1).view(
         np.int32
     ) if rule.bits > 1 else np.zeros((*words.shape, 0), np.int32)  # fmt: skip
     row_state = make_row_state(rng, len(words)) if rule.adaptivity else None
@@ -87,10 +90,12 @@ PLAIN = Factors(weights=None, scale=None, counts=None, columns=None, factor=1.0)
     adaptivity=st.sampled_from([None, "ema", "adagrad"]),
     decay=st.sampled_from((0.0, 0.0, 1e-3, 0.3)),
     threshold=st.sampled_from((-1.0, -1.0, 0.0, 1.3)),
+    columns=st.sampled_from((1, 1, 2, 4, 8)),
 )
 def test_a_fused_step_equals_sums_and_updates(
-    backend: Any, case: Occurrences, bits: int, adaptivity: str | None, decay: float, threshold: float
+    backend: Any, case: Occurrences, bits: int, adaptivity: str | None, decay: float, threshold: float, columns: int
 ) -> None:
+    bits = min(bits, 8 // columns)
     distinct, _, _ = ORACLE.merge(case.rows)
     factors = Factors(
         weights=case.weights,
@@ -99,8 +104,9 @@ def test_a_fused_step_equals_sums_and_updates(
         columns=None,
         factor=case.factor,
     )
-    how = rule(case.embedding_dim, bits, adaptivity, decay=decay, threshold=threshold)
-    assert_steps_agree(backend, case.words, case.bags, case.rows, case.grad, factors, how)
+    how = rule(case.embedding_dim, bits, adaptivity, decay=decay, threshold=threshold, columns=columns)
+    words = make_words(np.random.default_rng(columns), len(case.words), how.embedding_dim)
+    assert_steps_agree(backend, words, case.bags, case.rows, case.grad, factors, how)
 
 
 @pytest.mark.parametrize("kind", GRADIENTS)
@@ -113,6 +119,17 @@ def test_blocks_of_rows_of_every_width_equal_the_oracle(backend: Any, dim: int, 
     # In the order of bags, as backward gives them: neighbours share a gradient.
     rows, bags = rng.integers(0, table, entries), np.sort(rng.integers(0, 30, entries))
     assert_steps_agree(backend, words, bags, rows, grad, PLAIN, rule(dim, 8, "ema"))
+
+
+@pytest.mark.parametrize(("columns", "bits"), [(2, 2), (2, 3), (2, 4), (4, 1), (4, 2), (8, 1)])
+@pytest.mark.parametrize("dim", [1, 7, 8, 31, 32, 33, 64, 129, 2049])
+def test_counters_of_several_columns_equal_the_oracle(backend: Any, dim: int, columns: int, bits: int) -> None:
+    rng = np.random.default_rng(dim)
+    table, entries = (40, 60) if dim > 300 else (200, 400)
+    words, grad = make_words(rng, table, dim * columns), make_gradient(rng, (30, dim), "normal")
+    rows, bags = rng.integers(0, table, entries), np.sort(rng.integers(0, 30, entries))
+    how = rule(dim, bits, "ema", decay=0.02, columns=columns)
+    assert_steps_agree(backend, words, bags, rows, grad, PLAIN, how)
 
 
 @pytest.mark.parametrize("counts", [[1, 63, 64, 65, 1000], [129, 1], [3, 100], [64, 128, 127]])

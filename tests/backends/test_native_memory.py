@@ -181,12 +181,14 @@ def test_the_backward_pass_stays_inside_its_buffers(backend: Any, dim: int, plac
 @pytest.mark.parametrize("dim", WIDE_DIMS)
 @pytest.mark.parametrize("place", ["guarded", "misaligned"])
 @pytest.mark.parametrize("decay", [0.0, 0.01])
-@pytest.mark.parametrize("bits", range(1, 9))
-def test_an_update_stays_inside_its_buffers(backend: Any, dim: int, place: str, bits: int, decay: float) -> None:
+@pytest.mark.parametrize(("bits", "columns"), [*((k, 1) for k in range(1, 9)), (2, 2), (4, 2), (2, 4), (1, 8)])
+def test_an_update_stays_inside_its_buffers(
+    backend: Any, dim: int, place: str, bits: int, columns: int, decay: float
+) -> None:
     pages = GuardedPages()
     put = pages.place if place == "guarded" else misalign
     rng = np.random.default_rng(dim)
-    words = make_words(rng, ROWS, dim)
+    words = make_words(rng, ROWS, dim * columns)
     planes = rng.integers(-(2**31), 2**31, (ROWS, words.shape[1], bits - 1)).astype(np.int32)
     state = make_row_state(rng, ROWS)
     rows = rng.permutation(ROWS)[:51].astype(np.int64)
@@ -198,8 +200,9 @@ def test_an_update_stays_inside_its_buffers(backend: Any, dim: int, place: str, 
         # Threads add to the totals atomically: those alone must be aligned, as NumPy and torch make them.
         arrays = put(words), put(planes), put(state), totals.new()
         options = {"bits": bits, "rate": 0.75, "adaptivity": "ema", "seed": 2**64 - 1, "step": 3, "table": 65535}
-        options.update(decay=decay, threshold=-1.0, spacing=0.5, group=4)
-        backend.counter_update(*arrays, put(rows), put(grad), rule=CounterRule(embedding_dim=dim, **options))
+        options.update(decay=decay, threshold=-1.0, spacing=0.5, group=4 if columns == 1 else 1)
+        rule = CounterRule(embedding_dim=dim * columns, columns_per_counter=columns, **options)
+        backend.counter_update(*arrays, put(rows), put(grad), rule=rule)
         return arrays
 
     assert_same(update(backend, put), update(ORACLE, anywhere))

@@ -50,12 +50,17 @@ def test_a_line_has_no_more_padding_than_an_element(columns, bits):
     assert 0 <= line_bytes(columns, bits) - columns * bits / 8 < element
 
 
-@given(dim=st.integers(1, 3000), ranks=st.integers(1, 64), least=st.integers(1, 300))
-def test_parts_of_columns_are_whole_words_at_most_one_a_rank(dim, ranks, least):
-    parts = column_parts(dim, ranks, least)
+@given(
+    dim=st.integers(1, 3000),
+    ranks=st.integers(1, 64),
+    least=st.integers(1, 300),
+    multiple=st.sampled_from((32, 64)),
+)
+def test_parts_of_columns_are_whole_words_at_most_one_a_rank(dim, ranks, least, multiple):
+    parts = column_parts(dim, ranks, least, multiple)
     assert sum(parts) == dim
     assert len(parts) <= ranks
-    assert all(part % 32 == 0 and part >= least for part in parts[:-1])
+    assert all(part % multiple == 0 and part >= least for part in parts[:-1])
     assert sum(map(words_per_row, parts)) == words_per_row(dim)
 
 

@@ -21,7 +21,7 @@ def train(
 ) -> list[torch.Tensor]:
     """Return everything that some steps leave behind: words, state and scale."""
     weighted, fresh = options.pop("weighted", False), torch.Generator().manual_seed(0)
-    of_module = {name: options.pop(name) for name in ("scale", "bits_per_value") if name in options}
+    of_module = {name: options.pop(name) for name in ("scale", "bits_per_value", "code") if name in options}
     module = PackedEmbeddingBag(ROWS, dim, mode=mode, padding_idx=3, generator=fresh, **of_module)
     kind = VoteFlip if "threshold" in options else BitFlip if bits == 1 else CounterSGD
     optimizer = kind([module.anchor], lr=0.3, seed=7, **({} if bits == 1 else {"bits": bits}), **options)
@@ -76,6 +76,13 @@ def test_steps_that_decay_equal_the_cpus(bits: int, adaptivity: str | None) -> N
 @pytest.mark.parametrize(("dim", "bits_per_value"), [(72, 2), (72, 8), (320, 4), (64, 32)])
 def test_values_of_several_bits_are_trained_as_on_the_cpu(dim: int, bits_per_value: int) -> None:
     assert_same_training(dim, "mean", bits_per_value=bits_per_value, decay=0.3, steps=6)
+
+
+@pytest.mark.parametrize("hot", [False, True])
+@pytest.mark.parametrize(("dim", "bits_per_value", "bits"), [(72, 2, 4), (320, 4, 2), (1100, 4, 1), (72, 8, 1)])
+def test_binary_values_are_trained_as_on_the_cpu(dim: int, bits_per_value: int, bits: int, hot: bool) -> None:
+    options = {"bits_per_value": bits_per_value, "bits": bits, "code": "binary", "decay": 0.3}
+    assert_same_training(dim, "mean", steps=6, hot=hot, **options)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])

@@ -8,17 +8,20 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
-from torchrec.distributed.sharding_plan import column_wise
+from torchrec.distributed.sharding_plan import column_wise, table_wise
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from packedbag.adapters.torchrec import PackedEmbeddingBagCollectionSharder
+from packedbag.adapters.torchrec import PackedEmbeddingBagCollection, PackedEmbeddingBagCollectionSharder
 from packedbag.core.errors import ArgumentError, GradientError
 from packedbag.optim import BitFlip, CounterSGD, VoteFlip, packed_parameters
 from tests.distributed import device_cases
@@ -32,6 +35,7 @@ from tests.distributed.collections import (
     sharded,
     tables,
     tables_of,
+    undivided,
 )
 
 OPTIMIZERS = {
@@ -40,6 +44,12 @@ OPTIMIZERS = {
     "flips": partial(BitFlip, lr=0.2),
     "votes": partial(VoteFlip, lr=0.5, bits=3),
     "plain": partial(CounterSGD, bits=4, adaptivity=None),
+}
+#: How the bits of values are read, and what trains them.
+VALUES = {
+    "values": ({"bits_per_value": 4}, CounterSGD),
+    "numbers": ({"bits_per_value": 4, "code": "binary"}, partial(CounterSGD, bits=2)),
+    "short numbers": ({"bits_per_value": 2, "code": "binary"}, partial(CounterSGD, bits=4, lr=0.3)),
 }
 
 
@@ -53,12 +63,14 @@ def checks(rank: int, world: int, folder: Path) -> dict[str, Callable[[], None]]
         found[f"{kind}: long bags"] = partial(sends_long_bags, kind, rank, world, per_node)
         found[f"{kind}: weighted"] = partial(trains_weighted, kind, rank, world, per_node)
         found[f"{kind}: bf16"] = partial(sends_bf16, kind, rank, world, per_node)
-        found[f"{kind}: values"] = partial(trains_values, kind, rank, world, per_node)
+        for name in VALUES if kind == "column" else ("values", "numbers"):
+            found[f"{kind}: {name}"] = partial(trains_values, kind, name, rank, world, per_node)
         found[f"{kind}: frozen"] = partial(trains_beside_frozen, kind, rank, world, per_node)
         found[f"{kind}: pipeline"] = partial(trains_in_a_pipeline, kind, rank, world, per_node)
         found[f"{kind}: no gradients"] = partial(infers, kind, rank, world, per_node)
     found["a bad gradient"] = partial(refuses_a_bad_gradient, rank, world, per_node)
     found["words split"] = partial(refuses_split_words, world, per_node)
+    found["numbers split"] = partial(refuses_split_numbers, world, per_node)
     found["scales"] = partial(trains_scales, rank, world, per_node)
     found["turns"] = partial(device_cases.trains_in_turns, rank, world, per_node)
     return found
@@ -241,19 +253,43 @@ def refuses_split_words(world: int, per_node: int) -> None:
             sharded(plans, world, per_node, packed("meta"))
 
 
-def trains_values(kind: str, rank: int, world: int, per_node: int) -> None:
-    """Values of several bits: their bits rest apart from each other, on every rank alike."""
-    options = {"bits_per_value": 4, "majority": ()}
-    single = packed(**options)
-    many = sharded(plan_of(kind, world, per_node), world, per_node, packed("meta", **options))
-    ours, theirs = (CounterSGD(packed_parameters(model), seed=9) for model in (single, many))
+def refuses_split_numbers(world: int, per_node: int) -> None:
+    """Parts begin at multiples of 8 counters, which decides before a rank is told anything."""
+    if world == 1:
+        return
+    numbers = {"bits_per_value": 8, "code": "binary"}
+    tables = [
+        EmbeddingBagConfig(num_embeddings=9, embedding_dim=dim, name=name, feature_names=["a"])
+        for name, dim in (("whole", 64), ("split", 128))
+    ]
+    plans = {"whole": table_wise(rank=0), "split": column_wise(size_per_rank=[32, 96])}
+    message = (
+        "the plan of table 'split' is splitting columns at 0 and 32; "
+        "it must be at multiples of 64, with code='binary' and bits_per_value=8. Pass TorchRec's column_wise a size"
+    )
+    meta = PackedEmbeddingBagCollection(tables, device="meta", seed=1, **numbers)
+    silent = mock.patch.object(dist, "broadcast", side_effect=AssertionError("a rank was told something"))
+    with silent, pytest.raises(ArgumentError, match=re.escape(message)):
+        sharded(plans, world, per_node, meta)
+    sharded({**plans, "split": column_wise(size_per_rank=[64, 64])}, world, per_node, meta)
+
+
+def trains_values(kind: str, name: str, rank: int, world: int, per_node: int) -> None:
+    """Values of several bits: one counter drives all of a binary number; those of a thermometer rest apart."""
+    options, make = VALUES[name]
+    single = packed(majority=(), **options)
+    many = sharded(plan_of(kind, world, per_node), world, per_node, packed("meta", majority=(), **options))
+    ours, theirs = (make(packed_parameters(model), seed=9) for model in (single, many))
     for step in range(2):
         batch = Batch(step, [4] * world)
         expected, found = by_key(single(batch.features(None))), many(batch.features(rank))
         assert found.equal(expected[batch.samples(rank)])
         grad = batch.grad[:, : found.shape[1]]
-        (expected * grad.div(world)).sum().backward()
-        (found * grad[batch.samples(rank)]).sum().backward()
+        with undivided():
+            (expected * grad).sum().backward()
+            (found * grad[batch.samples(rank)]).sum().backward()
+        for table, part in tables_of(many).embedding_bags.items():
+            assert_shares(single.embedding_bags[table], part)
         ours.step()
         theirs.step()
     assert_same_tables(single, many, ours, theirs)

@@ -23,6 +23,8 @@ from tests.distributed.collections import KINDS, Batch, by_key, packed, plan_of,
 
 SAMPLES = 12
 SAVED, TRAINED = 3, 5
+#: The name of a checkpoint of values that are binary numbers.
+NUMBERS = "numbers"
 
 
 def checks(rank: int, world: int, folder: Path) -> dict[str, Callable[[], None]]:
@@ -37,9 +39,12 @@ def checks(rank: int, world: int, folder: Path) -> dict[str, Callable[[], None]]
         else:
             for other in others:
                 found[f"{kind}: goes on from {other}"] = partial(goes_on, kind, other, rank, world, per_node, shared)
+    if "load" in os.environ["PACKEDBAG_TEST_ROLE"]:
+        found["numbers: goes on"] = partial(goes_on, "column", NUMBERS, rank, world, per_node, shared)
     if "save" in os.environ["PACKEDBAG_TEST_ROLE"]:
         for kind in KINDS:
             found[f"{kind}: exports"] = partial(exports, kind, rank, world, per_node, folder)
+        found["numbers: saves"] = partial(saves, "column", rank, world, per_node, shared, NUMBERS)
         found["a state dict"] = partial(saves_a_state_dict, rank, world, per_node, folder)
         found["refusals"] = partial(refuses, rank, world, per_node, folder)
     return found
@@ -48,37 +53,49 @@ def checks(rank: int, world: int, folder: Path) -> dict[str, Callable[[], None]]
 def train(step: int, single: Any, many: Any, rank: int, world: int) -> None:
     batch = Batch(step, [SAMPLES // world] * world)
     if single is not None:
-        (by_key(single(batch.features(None))) * batch.grad).sum().backward()
+        found = by_key(single(batch.features(None)))
+        (found * batch.grad[:, : found.shape[1]]).sum().backward()
     if many is not None:
-        (many(batch.features(rank)) * batch.grad[batch.samples(rank)]).sum().backward()
+        found = many(batch.features(rank))
+        (found * batch.grad[batch.samples(rank), : found.shape[1]]).sum().backward()
 
 
-def made(kind: str, world: int, per_node: int) -> tuple[Any, Any, Any]:
-    many = sharded(plan_of(kind, world, per_node), world, per_node, packed("meta", scale="table"))
-    optimizer = CounterSGD(packed_parameters(many), seed=9, bits=5)
-    return many, optimizer, torch.optim.Adam(list(tables_of(many).scales.values()), lr=0.01)
+def options_of(name: str) -> dict[str, Any]:
+    """Return the options of the collection that a checkpoint of this name is of."""
+    numbers = {"bits_per_value": 4, "code": "binary", "majority": ()}
+    return {"scale": "table", **(numbers if name == NUMBERS else {})}
 
 
-def saves(kind: str, rank: int, world: int, per_node: int, shared: Path) -> None:
-    many, optimizer, dense = made(kind, world, per_node)
+def trained_by(name: str, model: Any) -> CounterSGD:
+    return CounterSGD(packed_parameters(model), seed=9, bits=2 if name == NUMBERS else 5)
+
+
+def made(kind: str, world: int, per_node: int, name: str = "") -> tuple[Any, Any, Any]:
+    many = sharded(plan_of(kind, world, per_node), world, per_node, packed("meta", **options_of(name)))
+    return many, trained_by(name, many), torch.optim.Adam(list(tables_of(many).scales.values()), lr=0.01)
+
+
+def saves(kind: str, rank: int, world: int, per_node: int, shared: Path, name: str = "") -> None:
+    name = name or kind
+    many, optimizer, dense = made(kind, world, per_node, name)
     for step in range(SAVED):
         train(step, None, many, rank, world)
         optimizer.step()
         optimizer.zero_grad()
         dense.zero_grad()  # scales stay 1: the mean of their gradients is not the same to the bit
     for _ in range(2):  # the second replaces the first
-        save_checkpoint(shared / kind, many, optimizer, dense=dense, extra={"epoch": 7, "kind": kind})
-    assert sorted(each.name for each in shared.iterdir() if kind == each.name.split(".")[0]) == [kind]
+        save_checkpoint(shared / name, many, optimizer, dense=dense, extra={"epoch": 7, "kind": name})
+    assert sorted(each.name for each in shared.iterdir() if name == each.name.split(".")[0]) == [name]
 
 
 def goes_on(kind: str, other: str, rank: int, world: int, per_node: int, shared: Path) -> None:
     """What was loaded, trained on, equals one process that was never stopped."""
-    many, optimizer, dense = made(kind, world, per_node)
+    many, optimizer, dense = made(kind, world, per_node, other)
     tables_of(many).reset_parameters()
     assert load_checkpoint(shared / other, many, optimizer, dense=dense) == {"epoch": 7, "kind": other}
     assert optimizer.param_groups[0]["step"] == SAVED
-    single = packed(scale="table")
-    expected = CounterSGD(packed_parameters(single), seed=9, bits=5)
+    single = packed(**options_of(other))
+    expected = trained_by(other, single)
     for step in range(TRAINED):
         train(step, single, many if step >= SAVED else None, rank, world)
         expected.step()
@@ -139,6 +156,9 @@ def refuses(rank: int, world: int, per_node: int, folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"could not be written \(rank 0: [^\n]*\)\. Make room"):
         save_checkpoint(folder / "file" / "inside", many, optimizer)
     save_checkpoint(folder / "some", many, optimizer)
+    numbers, of_numbers, _ = made("table", world, per_node, NUMBERS)
+    with pytest.raises(StateMismatchError, match=r"table 'sums' of the checkpoint has code='thermometer'; .*'binary'"):
+        load_checkpoint(folder / "some", numbers, of_numbers)
     fewer = CounterSGD(packed_parameters(many), seed=9, bits=4)
     with pytest.raises(StateMismatchError, match=r"table 'sums' of the checkpoint has bits=5; .* bits=4"):
         load_checkpoint(folder / "some", many, fewer)

@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 import torch
+from torchrec.distributed.comm_ops import get_gradient_division
 from torchrec.distributed.model_parallel import get_unwrapped_module
 from torchrec.distributed.sharding import rw_sharding
 from torchrec.distributed.sharding_plan import column_wise, row_wise, table_wise
@@ -23,7 +24,7 @@ from packedbag.backends import select
 from packedbag.core.errors import GradientError, RankMismatchError
 from packedbag.optim import CounterSGD, packed_parameters
 from tests.distributed import sequence_cases as sequences
-from tests.distributed.collections import KINDS, Batch, by_key, packed, plan_of, sharded, tables_of
+from tests.distributed.collections import KINDS, Batch, by_key, packed, plan_of, sharded, tables_of, undivided
 from tests.distributed.places import place
 
 #: Both the row statistic and the typical one are used, and decay moves what no gradient does.
@@ -40,6 +41,7 @@ def checks(rank: int, world: int, folder: Path) -> dict[str, Callable[[], None]]
             uneven = (number + bits // 4) % 2 and place().group != "gloo"
             sizes = [2 + 3 * r for r in range(world)] if uneven else [4] * world
             found[f"{kind}: {bits} bits"] = partial(trains, kind, bits, sizes, rank, world, per_node)
+    found["column: numbers"] = partial(trains_numbers, rank, world, per_node)
     found["row: weighted"] = partial(trains_weighted, rank, world, per_node)
     found["column: turns"] = partial(trains_in_turns, rank, world, per_node)
     found["table: beside whole"] = partial(trains_beside_whole, rank, world, per_node)
@@ -86,7 +88,7 @@ class Pair:
         expected = by_key(self.single(batch.features(None)))
         grad = batch.grad[:, : expected.shape[1]]
         # Divided where the ranks do it: a GPU divides by a number by multiplying with its inverse.
-        expected.backward(grad.to(where).div(self.world).cpu())
+        expected.backward(grad.to(where).div(self.world if get_gradient_division() else 1).cpu())
         self.ours.step()
         with place().serving():
             found = self.many(batch.features(rank).to(where))
@@ -128,6 +130,17 @@ def trains(kind: str, bits: int, sizes: list[int], rank: int, world: int, per_no
         pair.step(Batch(100 * bits + step, sizes), rank)
     for name, table in pair.single.embedding_bags.items():
         assert not packed().embedding_bags[name].words.equal(table.words), "no bit has changed: the check sees nothing"
+    pair.assert_same_tables()
+
+
+def trains_numbers(rank: int, world: int, per_node: int) -> None:
+    """Values that are binary numbers, whose columns are split: one counter drives the four bits of each."""
+    options = {"bits_per_value": 4, "code": "binary", "majority": ()}
+    make, single, meta = partial(CounterSGD, bits=2, seed=9), packed(**options), packed("meta", **options)
+    pair = Pair(plan_of("column", world, per_node), make, per_node, world, single, meta)
+    with undivided():  # by 15, and by the number of ranks
+        for step in range(2):
+            pair.step(Batch(step, [4] * world), rank)
     pair.assert_same_tables()
 
 

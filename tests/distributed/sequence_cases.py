@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.comm_ops import get_gradient_division
 from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
 from torchrec.distributed.sharding_plan import (
     column_wise,
@@ -28,7 +29,7 @@ import packedbag
 from packedbag.adapters.torchrec import PackedEmbeddingCollection, PackedEmbeddingCollectionSharder, export
 from packedbag.core.errors import ArgumentError
 from packedbag.optim import BitFlip, CounterSGD, VoteFlip, packed_parameters
-from tests.distributed.collections import assert_shares
+from tests.distributed.collections import assert_shares, undivided
 from tests.distributed.places import place
 
 #: Rows of the features' tables; the smaller one where there are two.
@@ -201,11 +202,11 @@ class Batch:
             assert found[name].lengths().equal(mine), name
 
     def backward(self, result: Any, rank: int | None, world: int) -> None:
-        """Hand the gradients back: TorchRec divides a rank's by the number of ranks."""
-        total = 0
+        """Hand the gradients back: TorchRec divides a rank's by the number of ranks, if it is to."""
+        divisor, total = world if get_gradient_division() else 1, 0
         for name in sorted(NAMES):
             grad = self.grads[name][self.entries(name, rank)]
-            total = total + (result[name].values() * (grad.div(world) if rank is None else grad)).sum()
+            total = total + (result[name].values() * (grad.div(divisor) if rank is None else grad)).sum()
         total.backward()
 
 
@@ -268,6 +269,16 @@ def skips(kind: str, rank: int, world: int) -> None:
         outside = (indices < 0) | (indices >= rows)
         assert (result[name].values() == 0).all(1).equal(outside), name
     steps(kind, world, rank, pair, CounterSGD, batches)
+
+
+@of_kinds("numbers")
+def trains_numbers(kind: str, rank: int, world: int) -> None:
+    """Values that are binary numbers: rows of them arrive, skipped ones as zeros, and one counter drives each."""
+    dim = dim_of(kind, world) // 4
+    batches = [Batch(step, [4] * world, dim, beyond=9) for step in range(3)]
+    pair = both(kind, world, bits_per_value=4, code="binary", bounds="skip")
+    with undivided():
+        steps(kind, world, rank, pair, partial(CounterSGD, bits=2), batches)
 
 
 @of_kinds("clamped")
@@ -361,11 +372,13 @@ def refuses_two_widths(world: int) -> None:
 
 def exports(world: int, folder: Path) -> None:
     """One file holds the tables of all ranks."""
-    single, many = both("mixed", world)
+    single, many = both("mixed", world, bits_per_value=4, code="binary")
     export(many, folder / "sequences.safetensors")
     stored = packedbag.load(folder / "sequences.safetensors", verify=True)
     for name, part in single.embeddings.items():
-        assert (stored[f"tables.embeddings.{name}"].words == part.weight.numpy()).all(), name
+        table = stored[f"tables.embeddings.{name}"]
+        assert (table.words == part.weight.numpy()).all(), name
+        assert (table.bits_per_value, table.code) == (4, "binary")
 
 
 def trains_scales(rank: int, world: int) -> None:

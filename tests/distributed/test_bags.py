@@ -18,11 +18,12 @@ OF_KINDS = (
     "weighted",
     "bf16",
     "values",
+    "numbers",
     "frozen",
     "pipeline",
     "no gradients",
 )
-OTHERS = ["a bad gradient", "words split", "scales", "turns"]
+OTHERS = ["column: short numbers", "a bad gradient", "words split", "numbers split", "scales", "turns"]
 CHECKS = [f"{kind}: {name}" for kind in KINDS for name in OF_KINDS] + OTHERS
 
 

@@ -10,8 +10,14 @@ from tests.distributed.ranks import assert_ok
 
 MODULE = "tests.distributed.checkpoint_checks"
 KINDS = ("table", "row", "column", "data", "table_row", "mixed")
-SAVES = [*(f"{kind}: {what}" for what in ("saves", "exports") for kind in KINDS), "a state dict", "refusals"]
+SAVES = [
+    *(f"{kind}: {what}" for what in ("saves", "exports") for kind in KINDS),
+    "numbers: saves",
+    "a state dict",
+    "refusals",
+]
 GOES_ON = [f"{kind}: goes on from {KINDS[(i + step) % len(KINDS)]}" for i, kind in enumerate(KINDS) for step in (1, 3)]
+GOES_ON.append("numbers: goes on")
 
 
 @pytest.fixture(scope="module")

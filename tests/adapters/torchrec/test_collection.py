@@ -79,13 +79,17 @@ def test_batches_of_any_size_are_reduced(size: int, longest: int) -> None:
         assert (found["a@shared"] == 1).all()  # a tie
 
 
-def test_it_trains_as_packed_modules_do() -> None:
-    packed = PackedEmbeddingBagCollection(tables(), seed=1)
-    modules = {each.name: PackedEmbeddingBag(each.num_embeddings, each.embedding_dim) for each in tables()}
+@pytest.mark.parametrize(
+    ("options", "bits"),
+    [({}, 8), ({"bits_per_value": 4, "code": "binary"}, 2), ({"bits_per_value": 2, "code": "binary"}, 4)],
+)
+def test_it_trains_as_packed_modules_do(options: dict[str, Any], bits: int) -> None:
+    packed = PackedEmbeddingBagCollection(tables(), seed=1, **options)
+    modules = {each.name: PackedEmbeddingBag(each.num_embeddings, each.embedding_dim, **options) for each in tables()}
     for name, module in modules.items():
         module.load_state_dict({"weight": packed.embedding_bags[name].weight})
-    ours = CounterSGD(packed_parameters(packed), seed=4)
-    theirs = CounterSGD([module.anchor for module in modules.values()], seed=4)
+    ours = CounterSGD(packed_parameters(packed), seed=4, bits=bits)
+    theirs = CounterSGD([module.anchor for module in modules.values()], seed=4, bits=bits)
     for step in range(3):
         features = batch(seed=step)
         result = packed(features).to_dict()
@@ -102,11 +106,16 @@ def test_it_trains_as_packed_modules_do() -> None:
             if each.pooling == PoolingType.MEAN:
                 grad = grad / lengths.clamp(min=1).unsqueeze(1)
             offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))[:-1]
-            modules[each.name](indices, offsets).backward(grad)
+            found = modules[each.name](indices, offsets)
+            if each.pooling == PoolingType.SUM:
+                assert found.equal(torch.cat([result[key] for key in keys]))
+            found.backward(grad)
         ours.step()
         theirs.step()
     for name, module in modules.items():
-        assert packed.embedding_bags[name].words.equal(module.words), name
+        table = packed.embedding_bags[name]
+        assert table.words.equal(module.words), name
+        assert ours.state[table.anchor]["planes"].equal(theirs.state[module.anchor]["planes"]), name
 
 
 def test_bounds_are_kept_for_each_table_of_a_feature() -> None:
@@ -143,6 +152,8 @@ def test_the_first_bits_are_a_function_of_the_seed() -> None:
         ),
         (lambda: PackedEmbeddingBagCollection(tables(), scale="row"), "scale is 'row'; it must be None or 'table'"),
         (lambda: PackedEmbeddingBagCollection(tables(), bits_per_value=3), "bits_per_value is 3"),
+        (lambda: PackedEmbeddingBagCollection(tables(), bits_per_value=4, code="gray"), "'thermometer' or 'binary'"),
+        (lambda: PackedEmbeddingBagCollection(tables(), code="binary"), "1; it must be 2, 4 or 8 with code='binary'"),
         (lambda: PackedEmbeddingBagCollection(tables(), True)(batch()), "features is without weights"),
         (lambda: PackedEmbeddingBagCollection(tables()[:2])(batch().split([1, 2])[0]), "features is without 'b'"),
     ],

@@ -133,6 +133,20 @@ def test_columns_are_split_at_words_with_at_most_one_part_a_rank(world, kind, le
             assert len({rank // local for rank in ranks}) == 1
 
 
+@pytest.mark.parametrize("pooled", [True, False])
+def test_columns_are_split_at_eight_binary_numbers(pooled):
+    values = {"bits_per_value": 8, "code": "binary"}
+    shapes = {"a": (5000, 192)}
+    if pooled:
+        module = collection(shapes, **values)
+    else:
+        tables = [EmbeddingConfig(num_embeddings=5000, embedding_dim=192, name="a", feature_names=["f"])]
+        module = PackedEmbeddingCollection(tables, device="meta", seed=0, **values)
+    constraints = told(["column_wise"], shapes, min_partition=32)
+    (option,) = planned(packed_planner(Topology(8, "cpu"), constraints=constraints), module).values()
+    assert [shard.size[1] for shard in option.shards] == [64, 64, 64]  # 32 columns are 4 numbers of 8 bits
+
+
 def test_a_rank_that_is_free_for_both_parts_gets_one():
     """TorchRec's own partitioner puts both on rank 1, as rank 0 has a table that takes longer than they."""
     shapes = {"busy": (10**6, 64), "split": (1000, 128)}

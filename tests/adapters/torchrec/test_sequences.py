@@ -98,13 +98,22 @@ def test_says_of_itself_what_torchrecs_collection_says() -> None:
     assert all(weight.dtype == torch.uint32 for weight in packed.state_dict().values())
 
 
-def test_trains_as_modules_do_that_are_given_each_tables_indices() -> None:
-    packed = PackedEmbeddingCollection(tables(), seed=1)
-    modules = torch.nn.ModuleDict({name: PackedEmbedding(rows, 100) for name, rows in ROWS.items()})
+@pytest.mark.parametrize(
+    ("options", "bits"),
+    [
+        ({}, 4),
+        ({"bits_per_value": 4}, 8),
+        ({"bits_per_value": 4, "code": "binary"}, 2),
+        ({"bits_per_value": 2, "code": "binary"}, 4),
+    ],
+)
+def test_trains_as_modules_do_that_are_given_each_tables_indices(options: dict[str, Any], bits: int) -> None:
+    packed = PackedEmbeddingCollection(tables(), seed=1, **options)
+    modules = torch.nn.ModuleDict({name: PackedEmbedding(rows, 100, **options) for name, rows in ROWS.items()})
     for name, module in modules.items():
         module.load_state_dict({"weight": packed.embeddings[name].weight.clone()})
     before = copy.deepcopy(packed.state_dict())
-    ours, theirs = (CounterSGD(packed_parameters(model), bits=4, seed=2) for model in (packed, modules))
+    ours, theirs = (CounterSGD(packed_parameters(model), bits=bits, seed=2) for model in (packed, modules))
     for step in range(4):
         features = batch(step)
         found = packed(features)
@@ -236,6 +245,8 @@ def test_tables_on_the_meta_device_have_no_memory() -> None:
         ({"tables": tables(init_fn=torch.nn.init.zeros_)}, "tables['first'].init_fn is"),
         ({"tables": tables(), "scale": "row"}, "scale is 'row'; it must be None or 'table'"),
         ({"tables": tables(), "bounds": "wrap"}, "bounds is 'wrap'"),
+        ({"tables": tables(), "bits_per_value": 3}, "bits_per_value is 3"),
+        ({"tables": tables(), "code": "binary"}, "bits_per_value is 1; it must be 2, 4 or 8 with code='binary'"),
     ],
 )
 def test_what_packed_tables_do_not_have_is_refused(options: dict[str, Any], message: str) -> None:
