@@ -170,19 +170,20 @@ def distinct_gradients(rows: int, entries: float, bags: float) -> int:
     return min(hit, math.ceil(bags) + max(0, hit - round(once)))
 
 
-def column_parts(dim: int, ranks: int, least: int = BITS_PER_WORD) -> list[int]:
+def column_parts(dim: int, ranks: int, least: int = BITS_PER_WORD, multiple: int = BITS_PER_WORD) -> list[int]:
     """Return the columns of each part where ``ranks`` share a table's columns: whole words, at most one part a rank.
 
     Args:
         dim: D.
         ranks: how many may have a part.
         least: columns that a part has at least; the last may have fewer.
+        multiple: of columns where parts begin, whole words: `packedbag.core.value_codes.column_multiple`.
 
     >>> column_parts(200, 4, least=128), column_parts(200, 2), column_parts(64, 8)
     ([128, 72], [128, 72], [32, 32])
     """
-    words = words_per_row(dim)
-    block = BITS_PER_WORD * max(-(-words // ranks), words_per_row(least))
+    pieces = -(-dim // multiple)
+    block = multiple * max(-(-pieces // ranks), -(-least // multiple))
     return [min(block, dim - first) for first in range(0, dim, block)]
 
 

@@ -52,8 +52,8 @@ def column_multiple(bits_per_value: int, code: str) -> int:
 def values_of(columns: Any, bits_per_value: int, code: str) -> Any:
     """Return the values that sums or means of columns make, (B, D) -> (B, D / bits_per_value).
 
-    Every backend and format does it in this order, so that all have the same floats: the lowest bit first, or the highest
-    of a binary number, of which doubling is exact.
+    Every backend and format does it in this order, so that all have the same floats: the lowest bit first, or the
+    highest of a binary number, of which doubling is exact.
 
     Args:
         columns: NumPy array or torch tensor, floating point.

@@ -14,7 +14,8 @@ class Shard:
     Attributes:
         table: names the table; the shards of one table have the same on all ranks.
         num_embeddings, embedding_dim: V and D of the table.
-        first_row, first_column: where the part begins; the column is a multiple of 32.
+        first_row, first_column: where the part begins; the column is a multiple of
+            `packedbag.core.value_codes.column_multiple`.
         holders: the ranks of ``process_group`` that hold the columns of these rows, in order of columns. One of them:
             the part has all columns.
         part: this part's position in ``holders``.

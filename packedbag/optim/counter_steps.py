@@ -80,7 +80,7 @@ class CounterSteps(PackedOptimizer):
         sums = RowSums.of(table.backend, by_counter(gradients, source.bits_per_value, source.code), factor)
         grad = sums.total()
         lines, of_row = sums.lines(grad)
-        squares = RowSquares(lines, self._states_of(table, sums.rows), table.shard)
+        squares = RowSquares(lines, self._states_of(table, sums.rows), table.shard, table.columns_per_counter)
         squares.start()
 
         def finish() -> None:

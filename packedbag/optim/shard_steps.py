@@ -20,6 +20,8 @@ from packedbag.optim.gather import all_gather, check_agreement, reinterpret
 
 #: Numbers that each rank tells of each table: whether it was used, the factor, and two fields of its totals.
 TOLD = 4
+#: Partial sums of a row's squares.
+LANES = 32
 #: Rows whose squares are added at once: 256 KB of sums stay in the cache from one word of columns to the next.
 PIECE = 2048
 
@@ -219,13 +221,16 @@ class RowSquares:
         grad: (L, columns) float32, the gradients that rows have, each once, of this part: `RowSums.lines`.
         states: (U,) int32, the rows' state words, which the first part keeps and tells the others.
         shard: which part it is.
+        columns_per_counter: p; a row then has ``shard.embedding_dim / p`` gradients, and this part ``columns / p``.
     """
 
-    def __init__(self, grad: torch.Tensor, states: torch.Tensor, shard: Shard) -> None:
+    def __init__(self, grad: torch.Tensor, states: torch.Tensor, shard: Shard, columns_per_counter: int = 1) -> None:
+        self._first = shard.first_column // columns_per_counter
+        self._count = shard.embedding_dim // columns_per_counter
         self._states = states
         self._grad, self._shard, self._group = grad, shard, shard.process_group
         self._last = len(shard.holders) - 1
-        rows = (len(grad), 32)
+        rows = (len(grad), LANES)
         self._lanes = (torch.zeros if shard.part == 0 else torch.empty)(rows, device=grad.device)
         self._means = torch.empty(len(grad), device=grad.device)
         self._sent: list[Any] = []
@@ -251,7 +256,7 @@ class RowSquares:
             lanes = self._lanes
             for half in (16, 8, 4, 2, 1):
                 lanes = lanes[:, :half] + lanes[:, half : 2 * half]
-            self._means = lanes[:, 0] / torch.full_like(lanes[:, 0], self._shard.embedding_dim)
+            self._means = lanes[:, 0] / torch.full_like(lanes[:, 0], self._count)
             for holder in self._shard.holders[: self._last]:
                 self._sent.append(dist.isend(self._means, group_dst=holder, group=self._group))
         holders = self._shard.holders
@@ -268,6 +273,10 @@ class RowSquares:
             self._received.wait()
         for start in range(0, len(self._grad), PIECE):
             grad, lanes = self._grad[start : start + PIECE], self._lanes[start : start + PIECE]
-            for first in range(0, grad.shape[1], 32):
-                word = grad[:, first : first + 32]
-                lanes[:, : word.shape[1]] += word * word
+            # Counter c is added to lane c % 32, where a part may begin: 32 columns may be 8 counters.
+            first = 0
+            while first < grad.shape[1]:
+                lane = (self._first + first) % LANES
+                piece = grad[:, first : first + LANES - lane]
+                lanes[:, lane : lane + piece.shape[1]] += piece * piece
+                first += piece.shape[1]
