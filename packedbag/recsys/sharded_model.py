@@ -31,6 +31,7 @@ from packedbag.adapters.torchrec import (  # noqa: E402
     packed_planner,
 )
 from packedbag.core.footprint import column_parts  # noqa: E402
+from packedbag.core.value_codes import column_multiple  # noqa: E402
 from packedbag.recsys.chunk import Field  # noqa: E402
 from packedbag.recsys.model import perceptron  # noqa: E402
 from packedbag.recsys.rows import Rows  # noqa: E402
@@ -63,7 +64,8 @@ class ShardedClickModel(nn.Module):
             )
             for number, (field, count) in enumerate(zip(fields, rows, strict=True))
         ]
-        options = {"scale": "table", "seed": settings.seed, "bits_per_value": settings.bits_per_value}
+        values = {"bits_per_value": settings.bits_per_value, "code": settings.code}
+        options = {"scale": "table", "seed": settings.seed, **values}
         self.tables = PackedEmbeddingBagCollection(configs, self.weighted, "meta", **options)  # type: ignore[arg-type]
         self.keys = [each.name for each in configs]
         width = len(configs) * settings.embedding_dim // settings.bits_per_value
@@ -121,12 +123,12 @@ def spread(model: ShardedClickModel, sharding: str, settings: Settings) -> nn.Mo
     )
 
 
-def _by_column(dim: int, world: int, number: int) -> object:
-    """Return where the columns of table ``number`` lie.
+def _by_column(dim: int, multiple: int, world: int, number: int) -> object:
+    """Return where the columns of table ``number`` lie, each part from a multiple of ``multiple`` on.
 
     Where parts are alike, tables begin on different ranks: the first part of a row has its state word.
     """
-    parts = column_parts(dim, world)
+    parts = column_parts(dim, world, multiple, multiple)
     if len(set(parts)) > 1:
         return column_wise(size_per_rank=parts)
     return column_wise(ranks=[(number + i) % world for i in range(len(parts))])
@@ -138,7 +140,10 @@ def _plans(model: ShardedClickModel, sharding: str, world: int) -> dict[str, obj
     if sharding == "row":
         return {each.name: row_wise() for each in configs}
     if sharding == "column":
-        return {each.name: _by_column(each.embedding_dim, world, number) for number, each in enumerate(configs)}
+        multiple = column_multiple(model.tables.bits_per_value, model.tables.code)
+        return {
+            each.name: _by_column(each.embedding_dim, multiple, world, number) for number, each in enumerate(configs)
+        }
     held, plans = [0] * world, {}
     for each in sorted(configs, key=lambda config: -config.num_embeddings):
         rank = held.index(min(held))

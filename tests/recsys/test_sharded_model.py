@@ -33,4 +33,3 @@ def test_tables_are_read_as_the_settings_say(bits_per_value: int, parts: list[in
         ranks = [shard.placement.rank() for shard in sharding.sharding_spec.shards]
         assert len(set(ranks)) == len(parts)
         assert ranks[0] == (number if len(set(parts)) == 1 else 0)
-

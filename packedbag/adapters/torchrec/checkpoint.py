@@ -22,6 +22,7 @@ from packedbag.core.layout import BITS_PER_WORD, words_per_row
 from packedbag.core.totals import FIELDS, FLIPS, FOLDS, ROWS, STEP_BITS, STEP_ROWS, TYPICAL
 from packedbag.ops.sink import sink_of
 from packedbag.optim.base import PackedOptimizer
+from packedbag.optim.deferred_steps import sink_of_anchor
 from packedbag.optim.shard_steps import TableShards, shard_of
 
 VERSION = 1
@@ -30,6 +31,8 @@ WHOLE = "whole.pt"
 UNFINISHED = ".unfinished"
 #: Behind the name of the one before, while the new one takes its place.
 OLD = ".old"
+#: What a checkpoint that does not say so has: it is older than the choice.
+BEFORE = {"code": "thermometer"}
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path | None:
@@ -200,9 +203,12 @@ def _whole(
 def _outline(table: TableShards, tables: PackedOptimizer) -> dict[str, Any]:
     """Return what a table and its state must have in common with what is loaded."""
     anchor, group = table.members[0]
-    shard = shard_of(anchor)
+    source, shard = sink_of_anchor(anchor).source, shard_of(anchor)
+    kind: dict[str, Any] = {"code": source.code}
+    if source.code == "binary":  # a counter drives all bits of a value
+        kind["bits_per_value"] = source.bits_per_value
     options = {name: group[name] for name in tables.state_options}
-    return {"num_embeddings": shard.num_embeddings, "embedding_dim": shard.embedding_dim, **options}
+    return {"num_embeddings": shard.num_embeddings, "embedding_dim": shard.embedding_dim, **kind, **options}
 
 
 def _check(whole: dict[str, Any], tables: PackedOptimizer) -> None:
@@ -213,8 +219,9 @@ def _check(whole: dict[str, Any], tables: PackedOptimizer) -> None:
         raise StateMismatchError("the checkpoint", f"the tables {', '.join(saved)}", f"{', '.join(mine)} in the model")
     for name, outline in mine.items():
         for key, value in outline.items():
-            if saved[name].get(key) != value:
-                found, wanted = f"{key}={saved[name].get(key)!r}", f"{key}={value!r} there"
+            kept = saved[name].get(key, BEFORE.get(key))
+            if kept != value:
+                found, wanted = f"{key}={kept!r}", f"{key}={value!r} there"
                 raise StateMismatchError(f"table {name!r} of the checkpoint", found, wanted)
     if len(whole["groups"]) != len(tables.param_groups):
         raise StateMismatchError("the checkpoint", f"{len(whole['groups'])} groups", str(len(tables.param_groups)))

@@ -21,7 +21,7 @@ from packedbag.adapters.torchrec.pooling import Finish, Pooled
 from packedbag.core.bounds import check_bounds
 from packedbag.core.errors import ArgumentError
 from packedbag.core.thermometer import check_bits_per_value
-from packedbag.core.value_codes import values_of
+from packedbag.core.value_codes import check_code, values_of
 
 
 class PackedEmbeddingBagCollection(EmbeddingBagCollectionInterface):  # type: ignore[misc]  # TorchRec has no types
@@ -34,8 +34,10 @@ class PackedEmbeddingBagCollection(EmbeddingBagCollectionInterface):  # type: ig
         majority: names of tables whose bags are reduced to their majority, +1 or -1, whatever their pooling says.
         scale: None, or "table": a learnable factor of each table's result, which starts at 1.
         bounds: "raise", "clamp", "skip" or "unchecked": what an index outside its table does.
-        bits_per_value: 1, 2, 4, 8, 16 or 32: how many neighbouring weights make one value, their mean. A feature then
-            has embedding_dim / bits_per_value columns.
+        bits_per_value: 1, 2, 4, 8, 16 or 32: how many neighbouring weights make one value. A feature then has
+            embedding_dim / bits_per_value columns.
+        code: how they make it: "thermometer", their mean; "binary", their mean with weights 1, 2, 4, ... (2, 4 or 8
+            bits).
         seed: of the first bits, which are the same however the tables are sharded; None draws one from torch.
 
     Shapes:
@@ -57,6 +59,7 @@ class PackedEmbeddingBagCollection(EmbeddingBagCollectionInterface):  # type: ig
         bounds: str = "raise",
         seed: int | None = None,
         bits_per_value: int = 1,
+        code: str = "thermometer",
     ) -> None:
         super().__init__()
         self._configs = checked_tables(tables)
@@ -67,9 +70,9 @@ class PackedEmbeddingBagCollection(EmbeddingBagCollectionInterface):  # type: ig
         self.modes = modes_of(self._configs, frozenset(majority), is_weighted=is_weighted)
         if scale not in (None, "table"):
             raise ArgumentError("scale", repr(scale), "None or 'table'")
-        self.bits_per_value = bits_per_value
         for each in self._configs:
             check_bits_per_value(bits_per_value, each.embedding_dim, self.modes[each.name], "float32")
+        self.bits_per_value, self.code = bits_per_value, check_code(code, bits_per_value)
         self.embedding_bags = torch.nn.ModuleDict({each.name: self._table(each) for each in self._configs})
         self.scales = torch.nn.ParameterDict(
             {each.name: torch.nn.Parameter(torch.ones((), device=device)) for each in self._configs if scale}
@@ -102,12 +105,13 @@ class PackedEmbeddingBagCollection(EmbeddingBagCollectionInterface):  # type: ig
         if self.scales:
             values = values * self._scale_of_columns()
         if self.bits_per_value > 1:
-            values = values_of(values, self.bits_per_value, "thermometer")
+            values = values_of(values, self.bits_per_value, self.code)
         dims = [feature.dim // self.bits_per_value for feature in self._pooled]
         return KeyedTensor(keys=self._embedding_names, values=values, length_per_key=dims)
 
     def _table(self, config: EmbeddingBagConfig) -> PackedPart:
-        return PackedPart(config.num_embeddings, config.embedding_dim, None, self._device, self.bits_per_value)
+        rows, columns = config.num_embeddings, config.embedding_dim
+        return PackedPart(rows, columns, None, self._device, self.bits_per_value, self.code)
 
     def _scale_of_columns(self) -> torch.Tensor:
         columns = [

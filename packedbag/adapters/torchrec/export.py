@@ -71,7 +71,8 @@ def _table(module: Any, table: ShardedTable, words: Any) -> PackedTable:
     scales = module.scales
     scale = scales[table.table_name].detach().cpu().numpy() if len(scales) else None
     metadata = {"mode": module.mode_of(table.table_name), "padding_idx": None}
-    return PackedTable(words, table.embedding_dim, scale=scale, bits_per_value=table.bits_per_value, metadata=metadata)
+    values = {"bits_per_value": table.bits_per_value, "code": table.code}
+    return PackedTable(words, table.embedding_dim, scale=scale, metadata=metadata, **values)
 
 
 def _gather(table: ShardedTable, path: Path | None, group: Any) -> Any:

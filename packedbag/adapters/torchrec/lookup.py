@@ -18,15 +18,21 @@ class PackedPart(PackedEmbeddingBag):
         num_embeddings, embedding_dim: of the part.
         shard: where it lies in its table; None: it is all of it.
         device: where the part lies.
-        bits_per_value: columns whose mean is taken at the end; the optimizer is to know.
+        bits_per_value, code: which columns are one value in the end, and how; the optimizer is to know.
     """
 
     def __init__(
-        self, num_embeddings: int, embedding_dim: int, shard: Shard | None, device: Any = None, bits_per_value: int = 1
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        shard: Shard | None,
+        device: Any = None,
+        bits_per_value: int = 1,
+        code: str = "thermometer",
     ) -> None:
         # Indices are judged before they are sent to whoever has the row: here all are inside.
         options: dict[str, Any] = {"include_last_offset": True, "bounds": "unchecked", "device": device}
-        super().__init__(num_embeddings, embedding_dim, bits_per_value=bits_per_value, **options)
+        super().__init__(num_embeddings, embedding_dim, bits_per_value=bits_per_value, code=code, **options)
         self.shard = shard
 
     def forward(

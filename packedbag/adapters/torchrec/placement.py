@@ -21,7 +21,7 @@ from torchrec.distributed.types import ShardingType
 from packedbag.adapters.torchrec.collection import PackedEmbeddingBagCollection
 from packedbag.adapters.torchrec.sequence import PackedEmbeddingCollection
 from packedbag.core.footprint import column_parts
-from packedbag.core.layout import BITS_PER_WORD
+from packedbag.core.value_codes import column_multiple
 
 PACKED = (PackedEmbeddingBagCollection, PackedEmbeddingCollection)
 #: Sharding types by which ranks share a table's columns.
@@ -43,10 +43,10 @@ def configs_of(module: Any) -> list[Any]:
 class PackedEnumerator(EmbeddingEnumerator):  # type: ignore[misc]  # TorchRec has no types
     """TorchRec's enumerator, with columns of packed tables in whole words and no more parts than ranks to hold them.
 
-    A table is split into parts of TorchRec's ``min_partition`` columns, 128 by default, rounded up to whole words; they
-    are wider where there are fewer ranks, or ranks of a host, than parts. The last part may have fewer columns, but not
-    where sequences are looked up: TorchRec sends these in parts of one width. Without a constraint, each feature of a
-    table counts with TorchRec's pooling factor.
+    A table is split into parts of TorchRec's ``min_partition`` columns, 128 by default, rounded up to whole words,
+    and to 8 values that are binary numbers; they are wider where there are fewer ranks, or ranks of a host, than parts.
+    The last part may have fewer columns, but not where sequences are looked up: TorchRec sends these in parts of one
+    width. Without a constraint, each feature of a table counts with TorchRec's pooling factor.
     """
 
     def enumerate(self, module: Any, sharders: list[Any]) -> list[ShardingOption]:
@@ -63,16 +63,18 @@ class PackedEnumerator(EmbeddingEnumerator):  # type: ignore[misc]  # TorchRec h
         return options
 
     def _split(self, option: ShardingOption) -> None:
-        """Cut an option's columns at words."""
+        """Cut an option's columns where parts may begin."""
         rows, dim = option.tensor.shape
         by_host = option.sharding_type == ShardingType.TABLE_COLUMN_WISE.value
         ranks = self._local_world_size if by_host else self._world_size
+        module = option.module[1]
+        multiple = column_multiple(module.bits_per_value, module.code)
         if option.is_pooled:
-            sizes = column_parts(dim, ranks, self._least_columns(option.name))
+            sizes = column_parts(dim, ranks, self._least_columns(option.name), multiple)
         else:
             # The tables of a collection have one D, and are to be split alike.
-            least = max(self._least_columns(each.name) for each in configs_of(option.module[1]))
-            sizes = _alike(column_parts(dim, ranks, least), dim)
+            least = max(self._least_columns(each.name) for each in configs_of(module))
+            sizes = _alike(column_parts(dim, ranks, least, multiple), dim, multiple)
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
         option.shards = [Shard(size=[rows, size], offset=[0, start]) for size, start in zip(sizes, starts, strict=True)]
 
@@ -82,9 +84,9 @@ class PackedEnumerator(EmbeddingEnumerator):  # type: ignore[misc]  # TorchRec h
         return least
 
 
-def _alike(sizes: list[int], dim: int) -> list[int]:
+def _alike(sizes: list[int], dim: int, multiple: int) -> list[int]:
     """Return parts of one width, at least that of ``sizes``; one part where no width divides the columns."""
-    width = next((width for width in range(sizes[0], dim, BITS_PER_WORD) if dim % width == 0), dim)
+    width = next((width for width in range(sizes[0], dim, multiple) if dim % width == 0), dim)
     return [width] * (dim // width)
 
 

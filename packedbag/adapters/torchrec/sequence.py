@@ -14,6 +14,8 @@ from packedbag.adapters.torchrec.lookup import PackedPart
 from packedbag.adapters.torchrec.row_lookup import RowLookup
 from packedbag.core.bounds import check_bounds
 from packedbag.core.errors import ArgumentError
+from packedbag.core.thermometer import check_bits_per_value
+from packedbag.core.value_codes import check_code, values_of
 
 
 class PackedEmbeddingCollection(EmbeddingCollectionInterface):  # type: ignore[misc]  # TorchRec has no types
@@ -26,11 +28,12 @@ class PackedEmbeddingCollection(EmbeddingCollectionInterface):  # type: ignore[m
         scale: None, or "table": a learnable factor of each table's rows, which starts at 1.
         bounds: "raise", "clamp", "skip" or "unchecked": what an index outside its table does. One that is skipped keeps
             its place in the sequence: a row of zeros, without gradient.
+        bits_per_value, code: as `PackedEmbeddingBagCollection` has them: rows then have D / bits_per_value values.
         seed: of the first bits, which are the same however the tables are sharded; None draws one from torch.
 
     Shapes:
         ``forward(features)``: a `KeyedJaggedTensor` -> a `JaggedTensor` of (N, D) float32 rows for each feature, by
-        name; a feature of several tables is named ``feature@table``.
+        name, D being divided by ``bits_per_value``; a feature of several tables is named ``feature@table``.
 
     Raises:
         ArgumentError: two tables have one name, or a table asks for what packed tables do not have.
@@ -45,6 +48,8 @@ class PackedEmbeddingCollection(EmbeddingCollectionInterface):  # type: ignore[m
         scale: str | None = None,
         bounds: str = "raise",
         seed: int | None = None,
+        bits_per_value: int = 1,
+        code: str = "thermometer",
     ) -> None:
         super().__init__()
         self._configs = checked_tables(tables)
@@ -55,11 +60,16 @@ class PackedEmbeddingCollection(EmbeddingCollectionInterface):  # type: ignore[m
         if scale not in (None, "table"):
             raise ArgumentError("scale", repr(scale), "None or 'table'")
         self._dim, self._need_indices = dims[0], need_indices
+        self.bits_per_value = check_bits_per_value(bits_per_value, self._dim, "sum", "float32")
+        self.code = check_code(code, bits_per_value)
         self._device = torch.device(device) if device is not None else torch.device("cpu")
         self.bounds = check_bounds(bounds)
         self.seed = int(torch.randint(2**63 - 1, ())) if seed is None else int(seed)
         self.embeddings = torch.nn.ModuleDict(
-            {each.name: PackedPart(each.num_embeddings, self._dim, None, device) for each in self._configs}
+            {
+                each.name: PackedPart(each.num_embeddings, self._dim, None, device, bits_per_value, code)
+                for each in self._configs
+            }
         )
         self.scales = torch.nn.ParameterDict(
             {each.name: torch.nn.Parameter(torch.ones((), device=device)) for each in self._configs if scale}
@@ -83,6 +93,7 @@ class PackedEmbeddingCollection(EmbeddingCollectionInterface):  # type: ignore[m
             rows, table = pieces[place], self._tables[place]
             if self.scales:
                 rows = rows * self.scales[table]
+            rows = values_of(rows, self.bits_per_value, self.code)
             found[name] = asked.sequence(place, rows, need_indices=self._need_indices)
         return found
 
@@ -95,7 +106,7 @@ class PackedEmbeddingCollection(EmbeddingCollectionInterface):  # type: ignore[m
         return self._names_by_table
 
     def embedding_dim(self) -> int:
-        """Return D of all tables."""
+        """Return D of all tables, in weights."""
         return self._dim
 
     def need_indices(self) -> bool:

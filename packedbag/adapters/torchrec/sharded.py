@@ -31,7 +31,7 @@ from packedbag.adapters.torchrec.features import check_features, in_bounds
 from packedbag.adapters.torchrec.lookup import PackedLookup
 from packedbag.adapters.torchrec.pooling import Finish, Pooled
 from packedbag.adapters.torchrec.replicated import ReplicatedLookup
-from packedbag.adapters.torchrec.sharded_table import ShardedTable, ShardedTables, as_table, real_scales, whole_tables
+from packedbag.adapters.torchrec.sharded_table import ShardedTables, as_table, real_scales, shard_tables, whole_tables
 from packedbag.adapters.torchrec.wire import CountCodecs
 from packedbag.core.errors import ArgumentError
 from packedbag.core.footprint import count_bits
@@ -127,7 +127,7 @@ class ShardedPackedEmbeddingBagCollection(ShardedTables, ShardedEmbeddingBagColl
         )
         self.embedding_bags = torch.nn.ModuleDict(self._tables)
         self.scales = real_scales(module.scales, device)
-        self.bounds, self.bits_per_value = module.bounds, module.bits_per_value
+        self.bounds, self.bits_per_value, self.code = module.bounds, module.bits_per_value, module.code
         self._describe_features()
         del self._source, self._tables
 
@@ -161,10 +161,8 @@ class ShardedPackedEmbeddingBagCollection(ShardedTables, ShardedEmbeddingBagColl
     def _create_lookups(self) -> None:
         (source,) = self._source
         weighted = source.is_weighted()
-        self._tables = {
-            each.name: ShardedTable(each, self._plan[each.name], self._env, self._device)
-            for each in whole_tables(source.seed, source.embedding_bag_configs(), source.embedding_bags)
-        }
+        whole = whole_tables(source.seed, source.embedding_bag_configs(), source.embedding_bags)
+        self._tables = shard_tables(whole, self._plan, self._env, self._device)
         for kind, sharding in zip(self._sharding_types, self._embedding_shardings, strict=True):
             mine = sharding._grouped_embedding_configs_per_rank[self._env.rank]
             local = [table for group in mine for table in group.embedding_tables]
@@ -293,7 +291,7 @@ class ShardedPackedEmbeddingBagCollection(ShardedTables, ShardedEmbeddingBagColl
             values = values * torch.cat([self.scales[name].expand(dim) for name, dim in self._scaled])
         dims = self._embedding_dims
         if self.bits_per_value > 1:
-            values = values_of(values, self.bits_per_value, "thermometer")
+            values = values_of(values, self.bits_per_value, self.code)
             dims = [dim // self.bits_per_value for dim in dims]
         return KeyedTensor(keys=received.keys(), values=values, length_per_key=dims)
 

@@ -19,8 +19,9 @@ from packedbag.adapters.torchrec.asked import Asked, asked_for
 from packedbag.adapters.torchrec.row_lookup import ReplicatedRows, RowLookup
 from packedbag.adapters.torchrec.row_wire import row_codecs
 from packedbag.adapters.torchrec.sequence import PackedEmbeddingCollection
-from packedbag.adapters.torchrec.sharded_table import ShardedTable, ShardedTables, as_table, real_scales, whole_tables
+from packedbag.adapters.torchrec.sharded_table import ShardedTables, as_table, real_scales, shard_tables, whole_tables
 from packedbag.core.errors import ArgumentError
+from packedbag.core.value_codes import values_of
 
 
 @dataclass
@@ -73,7 +74,8 @@ class ShardedPackedEmbeddingCollection(ShardedTables, ShardedEmbeddingCollection
     that one process would have, bit for bit.
 
     Raises:
-        ArgumentError: columns are split inside a word, or in parts of different widths, or one rank has two of them.
+        ArgumentError: columns are split where no part may begin, or in parts of different widths, or one rank has two
+            of them.
     """
 
     tables_name = "embeddings"
@@ -104,7 +106,7 @@ class ShardedPackedEmbeddingCollection(ShardedTables, ShardedEmbeddingCollection
         self._need_indices = module.need_indices()
         self.embeddings = torch.nn.ModuleDict(self._tables)
         self.scales = real_scales(module.scales, device)
-        self.bounds = module.bounds
+        self.bounds, self.bits_per_value, self.code = module.bounds, module.bits_per_value, module.code
         self._describe_features()
         del self._source, self._tables
 
@@ -130,10 +132,8 @@ class ShardedPackedEmbeddingCollection(ShardedTables, ShardedEmbeddingCollection
 
     def _create_lookups(self) -> None:
         (source,) = self._source
-        self._tables = {
-            each.name: ShardedTable(each, self._plan[each.name], self._env, self._device)
-            for each in whole_tables(source.seed, source.embedding_configs(), source.embeddings)
-        }
+        whole = whole_tables(source.seed, source.embedding_configs(), source.embeddings)
+        self._tables = shard_tables(whole, self._plan, self._env, self._device)
         for kind, sharding in self._sharding_type_to_sharding.items():
             mine = sharding._grouped_embedding_configs_per_rank[self._env.rank]
             local = [table for group in mine for table in group.embedding_tables]
@@ -210,6 +210,7 @@ class ShardedPackedEmbeddingCollection(ShardedTables, ShardedEmbeddingCollection
             rows = received[name].values()
             if self.scales:
                 rows = rows * self.scales[table]
+            rows = values_of(rows, self.bits_per_value, self.code)
             found[name] = asked.sequence(self._places[name], rows, need_indices=self._need_indices)
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from packedbag.adapters.torchrec.pieces import Piece, TablePieces
 from packedbag.backends.eager_bits import clear_tail
 from packedbag.core.errors import ArgumentError
 from packedbag.core.layout import BITS_PER_WORD, view_words, words_per_row
+from packedbag.core.value_codes import column_multiple
 from packedbag.ops.shard import Shard
 
 
@@ -32,7 +33,7 @@ class WholeTable(NamedTuple):
         number: the table's position there.
         seed: of the collection's first bits.
         words: (V, W) int32; on the meta device where they are still to be drawn.
-        bits_per_value: columns whose mean is one value.
+        bits_per_value, code: which columns are one value, and how.
     """
 
     owner: object
@@ -43,6 +44,7 @@ class WholeTable(NamedTuple):
     embedding_dim: int
     words: torch.Tensor
     bits_per_value: int
+    code: str
 
 
 def whole_tables(seed: int, configs: Sequence[Any], parts: Any) -> list[WholeTable]:
@@ -58,6 +60,7 @@ def whole_tables(seed: int, configs: Sequence[Any], parts: Any) -> list[WholeTab
             each.embedding_dim,
             parts[each.name].words,
             parts[each.name].bits_per_value,
+            parts[each.name].code,
         )
         for number, each in enumerate(configs)
     ]
@@ -78,7 +81,7 @@ class ShardedTable(torch.nn.Module):
 
     Args:
         source: the table as it was; its words are taken over, or drawn if they are on the meta device.
-        plan: where its parts lie.
+        places: where they lie.
         env: the ranks.
         device: where this rank's parts are to lie.
     """
@@ -86,16 +89,15 @@ class ShardedTable(torch.nn.Module):
     def __init__(
         self,
         source: WholeTable,
-        plan: ParameterSharding,
+        places: Sequence[Place],
         env: ShardingEnv,
         device: torch.device | None,
     ) -> None:
         super().__init__()
         self.table_name, self.number, self.seed = source.name, source.number, source.seed
         self.num_embeddings, self.embedding_dim = source.num_embeddings, source.embedding_dim
-        self.bits_per_value = source.bits_per_value
+        self.bits_per_value, self.code = source.bits_per_value, source.code
         self._env, self._key, self._device = env, (source.owner, source.name), device or torch.device("cpu")
-        places = _places(source.name, source.num_embeddings, source.embedding_dim, plan, env)
         self.parts = torch.nn.ModuleList([self._part(place) for place in places])
         if source.words.is_meta:
             self.draw()
@@ -181,7 +183,7 @@ class ShardedTable(torch.nn.Module):
             replicated=place.replicated,
             process_group=self._env.process_group,
         )
-        return PackedPart(place.rows, place.columns, shard, self._device, self.bits_per_value)
+        return PackedPart(place.rows, place.columns, shard, self._device, self.bits_per_value, self.code)
 
 
 class ShardedTables:
@@ -222,25 +224,43 @@ class Place(NamedTuple):
     replicated: bool = False
 
 
-def _places(
-    name: str, num_embeddings: int, embedding_dim: int, plan: ParameterSharding, env: ShardingEnv
-) -> list[Place]:
+def shard_tables(
+    tables: Sequence[WholeTable],
+    plan: Mapping[str, ParameterSharding],
+    env: ShardingEnv,
+    device: torch.device | None,
+) -> dict[str, ShardedTable]:
+    """Return the tables of a collection by name, with this rank's parts of each.
+
+    Raises:
+        ArgumentError: the plan of one of them cannot be; no rank has been told anything yet.
+    """
+    places = [_places(each, plan[each.name], env) for each in tables]
+    return {each.name: ShardedTable(each, parts, env, device) for each, parts in zip(tables, places, strict=True)}
+
+
+def _places(table: WholeTable, plan: ParameterSharding, env: ShardingEnv) -> list[Place]:
     """Return where this rank's parts of a table lie.
 
     Raises:
-        ArgumentError: columns are split inside a word, or one rank has two parts of the columns.
+        ArgumentError: columns are split where no part may begin, or one rank has two parts of the columns.
     """
+    num_embeddings, embedding_dim = table.num_embeddings, table.embedding_dim
+    multiple = column_multiple(table.bits_per_value, table.code)
     if plan.sharding_type == ShardingType.DATA_PARALLEL.value:
         return [Place(0, num_embeddings, 0, embedding_dim, (env.rank,), 0, replicated=True)]
     assert plan.sharding_spec is not None
-    what = f"the plan of table {name!r}"
+    what = f"the plan of table {table.name!r}"
     shards = [(each.placement.rank(), *each.shard_offsets, *each.shard_sizes) for each in plan.sharding_spec.shards]
     found = []
     for rank, row, column, rows, columns in shards:
         end = column + columns
-        if column % BITS_PER_WORD or (end % BITS_PER_WORD and end != embedding_dim):
+        if column % multiple or (end % multiple and end != embedding_dim):
+            allowed = f"at multiples of {multiple}"
+            if multiple > BITS_PER_WORD:
+                allowed += f", with code={table.code!r} and bits_per_value={table.bits_per_value}"
             advice = "Pass TorchRec's column_wise a size_per_rank of such widths."
-            raise ArgumentError(what, f"splitting columns at {column} and {end}", "at multiples of 32", advice)
+            raise ArgumentError(what, f"splitting columns at {column} and {end}", allowed, advice)
         beside = sorted((each for each in shards if each[1] == row), key=lambda each: each[2])
         holders = tuple(each[0] for each in beside)
         if len(set(holders)) < len(holders):
