@@ -33,6 +33,13 @@ __device__ __forceinline__ int rounded_step(float x, u32 random, int bits) {
   return x < 0.0f ? -n : n;
 }
 
+// A counter of so many bits, moved by -x.
+__device__ __forceinline__ int moved(int v, float x, u32 random, int bits) {
+  const int half = 1 << (bits - 1);
+  v -= rounded_step(x, random, bits);
+  return v < -half ? -half : (v > half - 1 ? half - 1 : v);
+}
+
 // What a lane's counter decays toward, its sign turned. Exact: `spacing` is a multiple of 1/32.
 __device__ __forceinline__ float rest_of(u32 lane, float spacing, u32 group) {
   return 0.5f - spacing * ((float)(lane % group) - 0.5f * (float)(group - 1u));
@@ -55,10 +62,9 @@ __device__ __forceinline__ u32 update_joined(u32 *words, u32 *planes, float x, f
   }
   int v = (int)number - half;
   if (shrink != 0.0f) x = x + shrink * ((float)v + 0.5f);
-  v -= rounded_step(x, random, bits * (int)columns);
-  v = v < -half ? -half : (v > half - 1 ? half - 1 : v);
+  v = moved(v, x, random, bits * (int)columns);
   number = exists ? (u32)(v + half) : 0u;
-  u32 flips = exists ? (u32)__popc(old ^ (number >> (columns * (u32)(bits - 1)))) : 0u;
+  u32 flips = (u32)__popc(old ^ (number >> (columns * (u32)(bits - 1))));
   __syncwarp();  // all lanes have read words and planes
   for (int p = 0; p < bits; p++) {
     u32 layer = (number >> (columns * (u32)p) & digit) << shift;
@@ -74,14 +80,12 @@ __device__ __forceinline__ u32 update_joined(u32 *words, u32 *planes, float x, f
 // k - 1 words of confidence, consecutive. All lanes must call. Returns how many bits of the word flipped.
 __device__ __forceinline__ u32 update_word(u32 *word, u32 *planes, float x, float shrink, float rest, u32 random,
                                            int bits, u32 mask, u32 lane) {
-  const int half = 1 << (bits - 1);
   const u32 old = *word, mine = lane + 1u < (u32)bits ? planes[lane] : 0u;
   int m = 0;
   for (int p = 0; p + 1 < bits; p++) m |= (int)((__shfl_sync(WHOLE_WARP, mine, p) >> lane) & 1u) << p;
   int v = (old >> lane) & 1u ? m : ~m;
   if (shrink != 0.0f) x = x + shrink * ((float)v + rest);
-  v -= rounded_step(x, random, bits);
-  v = v < -half ? -half : (v > half - 1 ? half - 1 : v);
+  v = moved(v, x, random, bits);
   const u32 bit = __ballot_sync(WHOLE_WARP, v >= 0) & mask;
   m = v >= 0 ? v : ~v;
   u32 changed = 0u;
