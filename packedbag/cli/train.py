@@ -102,10 +102,17 @@ def train(
         float, typer.Option(help="Weight decay of the dense part.", rich_help_panel=TRAINING)
     ] = DEFAULTS.weight_decay,
     packed_lr: Annotated[
-        float, typer.Option(help="Rate of the packed tables (CounterSGD).", rich_help_panel=TRAINING)
+        float | None,
+        typer.Option(
+            help="Rate of the packed tables (CounterSGD). Default: by --bits and --code.", rich_help_panel=TRAINING
+        ),
     ] = DEFAULTS.packed_lr,
     bits: Annotated[
-        int, typer.Option(help="Bits a packed weight has in training, 2 to 8.", rich_help_panel=TRAINING)
+        int,
+        typer.Option(
+            help="Bits a packed weight has in training, 2 to 8; with --code binary, 8 a value at most.",
+            rich_help_panel=TRAINING,
+        ),
     ] = DEFAULTS.bits,
     bits_per_value: Annotated[
         int,
@@ -116,12 +123,12 @@ def train(
     ] = DEFAULTS.bits_per_value,
     code: Annotated[
         str,
-        typer.Option(help="How they make it: thermometer, their mean, or binary.", rich_help_panel=TRAINING),
+        typer.Option(help="How they make it: binary, a number; or thermometer, their mean.", rich_help_panel=TRAINING),
     ] = DEFAULTS.code,
     decay: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="How fast packed weights forget what is not confirmed (CounterSGD); 0: never.",
+            help="How fast packed weights forget what is not confirmed; 0: never. Default: by --bits and --code.",
             rich_help_panel=TRAINING,
         ),
     ] = DEFAULTS.decay,

@@ -14,7 +14,9 @@ from packedbag.core.layout import BITS_PER_WORD
 
 CODES = ("thermometer", "binary")
 
-#: How many bits a value may have that is a binary number: as many as a counter of 8 bits can drive.
+#: Bits of a counter at most: it is a byte while it is moved.
+COUNTER_BITS = 8
+#: How many bits a value may have that is a binary number: as many as a counter can drive.
 BINARY_GROUPS = (2, 4, 8)
 
 #: Random numbers are drawn for so many counters of a row at once: no two parts of a table share them.
@@ -47,6 +49,16 @@ def column_multiple(bits_per_value: int, code: str) -> int:
     ([32, 32, 64], 32)
     """
     return max(BITS_PER_WORD, COUNTERS_AT_ONCE * columns_per_counter(bits_per_value, code))
+
+
+def check_counter_bits(bits: int, bits_per_value: int, code: str) -> int:
+    """Return the bits of a counter that has ``bits`` a column, or raise `ArgumentError` where these are too many."""
+    columns = columns_per_counter(bits_per_value, code)
+    if columns * bits > COUNTER_BITS:
+        allowed = f"at most {COUNTER_BITS // columns} for a table of {columns} bits a value"
+        advice = "With code='binary' a counter drives all bits of a value; with code='thermometer' each has its own."
+        raise ArgumentError("bits", bits, allowed, advice)
+    return columns * bits
 
 
 def values_of(columns: Any, bits_per_value: int, code: str) -> Any:

@@ -9,7 +9,7 @@ import torch
 from packedbag.backends.counter_rule import CounterRule
 from packedbag.core.errors import ArgumentError
 from packedbag.core.thermometer import whole_grains
-from packedbag.core.value_codes import columns_per_counter
+from packedbag.core.value_codes import check_counter_bits, columns_per_counter
 from packedbag.ops.sink import sink_of
 from packedbag.optim.base import check_rate, singles
 from packedbag.optim.counter_steps import CounterSteps, new_counters
@@ -30,8 +30,6 @@ RECIPES = {
 }
 #: The same of binary numbers, by bits of a counter: chosen for 8, and thought to do for the others.
 BINARY_RECIPES = {bits: {"lr": 0.2, "decay": 0.1} for bits in (4, 6, 8)}
-#: Bits of a counter at most: it is a byte while it is moved.
-COUNTER_BITS = 8
 
 
 class CounterSGD(CounterSteps):
@@ -128,20 +126,17 @@ class CounterSGD(CounterSteps):
 
     def _recipe(self, group: dict[str, Any]) -> dict[str, float]:
         """Return the rates for the tables of a group; raise `ArgumentError` where ``bits`` are too many for one."""
-        bits, found = int(group["bits"]), set()
+        bits, known = int(group["bits"]), {}
         for sink in map(sink_of, group["params"]):
-            columns = 1 if sink is None else columns_per_counter(sink.source.bits_per_value, sink.source.code)
-            if columns * bits > COUNTER_BITS:
-                most = COUNTER_BITS // columns
-                advice = f"A counter drives all bits of a value with code='binary', and has at most {COUNTER_BITS}."
-                raise ArgumentError("bits", bits, f"at most {most} for a table of {columns} bits a value", advice)
-            found.add(columns)
-        known = {n: self.binary_recipes.get(n * bits, {}) if n > 1 else self.recipes.get(bits, {}) for n in found}
-        recipes = list(known.values())
-        if any(recipe != recipes[0] for recipe in recipes) and None in (group["lr"], group["decay"]):
-            allowed = "given where tables of binary numbers share a group with others"
+            value = (1, "thermometer") if sink is None else (sink.source.bits_per_value, sink.source.code)
+            counter_bits = check_counter_bits(bits, *value)
+            recipes = self.recipes if columns_per_counter(*value) == 1 else self.binary_recipes
+            known[value] = recipes.get(counter_bits, {})
+        recipe, *others = known.values() or ({},)
+        if any(other != recipe for other in others) and None in (group["lr"], group["decay"]):
+            allowed = "given where tables of binary values share a group with others"
             raise ArgumentError("lr", "None", allowed, "Give each kind a parameter group of its own, or lr and decay.")
-        return recipes[0] if recipes else {}
+        return recipe
 
     def new_state(self, words: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return planes (V, W, k - 1), row words (V,) and totals, all 0: confidence 0, never touched."""

@@ -9,7 +9,7 @@ from typing import Any
 from packedbag.core.errors import ArgumentError, CheckpointError
 from packedbag.core.layout import check_embedding_dim
 from packedbag.core.thermometer import check_bits_per_value
-from packedbag.core.value_codes import check_code
+from packedbag.core.value_codes import check_code, check_counter_bits
 from packedbag.recsys.schedule import SCHEDULES
 
 #: Settings that a resumed run may change. ``patience`` says when to stop; so does ``epochs``, which also stretches the
@@ -38,11 +38,11 @@ class Settings:
         patience: epochs without a better validation AUC after which training ends.
         lr: rate of the dense part, AdamW.
         weight_decay: of the dense part.
-        packed_lr: rate of the packed tables, `packedbag.optim.CounterSGD`.
-        bits: k, the counter's bits in training.
+        packed_lr: rate of the packed tables; None: what `packedbag.optim.CounterSGD` has for so many bits.
+        bits: k, the bits of a packed weight in training.
         bits_per_value: of packed tables: columns that make one value; D is a multiple of it.
         code: how they make it: "thermometer", their mean, or "binary", a number of so many bits.
-        decay: how fast the packed tables' confidences shrink, `CounterSGD`'s.
+        decay: how fast the packed tables' confidences shrink; None as for ``packed_lr``.
         fp32_lr: rate of the twin's tables, `torch.optim.Adagrad` on sparse gradients.
         schedule: of all rates: "cosine", to 0 over ``epochs``, or "constant".
         seed: of the initial weights, the order of rows, dropout and stochastic rounding.
@@ -56,11 +56,11 @@ class Settings:
     patience: int = 3
     lr: float = 1e-3
     weight_decay: float = 0.0
-    packed_lr: float = 0.08
-    bits: int = 8
+    packed_lr: float | None = None
+    bits: int = 2
     bits_per_value: int = 4
-    code: str = "thermometer"
-    decay: float = 0.25
+    code: str = "binary"
+    decay: float | None = None
     fp32_lr: float = 0.02
     schedule: str = "cosine"
     seed: int = 0
@@ -69,6 +69,7 @@ class Settings:
         check_embedding_dim(self.embedding_dim)
         check_bits_per_value(self.bits_per_value, self.embedding_dim, "mean", "float32")
         check_code(self.code, self.bits_per_value)
+        check_counter_bits(self.bits, self.bits_per_value, self.code)
         for name in ("batch_size", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise ArgumentError(name, getattr(self, name), "at least 1")
@@ -80,8 +81,9 @@ class Settings:
             if size > MAX_WIDTH:
                 raise ArgumentError("hidden", size, f"at most {MAX_WIDTH}")
         for name in ("lr", "weight_decay", "packed_lr", "decay", "fp32_lr"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ArgumentError(name, getattr(self, name), "a finite number >= 0")
+            rate = getattr(self, name)
+            if rate is not None and not 0 <= rate < math.inf:
+                raise ArgumentError(name, rate, "a finite number >= 0")
         if not 0 <= self.dropout < 1:
             raise ArgumentError("dropout", self.dropout, "in [0, 1)")
         if self.schedule not in SCHEDULES:

@@ -36,7 +36,7 @@ def batch():
 
 
 def step(model, kind):
-    both = optimizers(kind, model, Settings())
+    both = optimizers(kind, model, Settings(bits=8, bits_per_value=1, code="thermometer"))
     loss = torch.nn.functional.binary_cross_entropy_with_logits(model(batch()), torch.from_numpy(batch().labels))
     loss.backward()
     for optimizer in both:

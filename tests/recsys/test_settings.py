@@ -19,6 +19,7 @@ from packedbag.recsys.settings import Settings
         ({"hidden": (2**40,)}, "hidden is 1099511627776; it must be at most 2147483647"),
         ({"lr": float("nan")}, "lr is nan; it must be a finite number >= 0"),
         ({"weight_decay": -1.0}, "weight_decay is -1.0; it must be a finite number >= 0"),
+        ({"bits": 8}, "bits is 8; it must be at most 2 for a table of 4 bits a value"),
         ({"packed_lr": float("inf")}, "packed_lr is inf; it must be a finite number >= 0"),
         ({"fp32_lr": float("nan")}, "fp32_lr is nan; it must be a finite number >= 0"),
         ({"decay": -0.1}, "decay is -0.1; it must be a finite number >= 0"),
@@ -45,7 +46,7 @@ def test_every_other_setting_is_compared():
         if name in ("epochs", "patience"):
             continue
         others = {"hidden": (7,), "embedding_dim": 68, "bits_per_value": 2, "schedule": "constant", "weight_decay": 0.1}
-        others["code"] = "binary"
+        others |= {"code": "thermometer", "packed_lr": 0.1, "decay": 0.1}
         other = others.get(name) or (value / 2 if isinstance(value, float) else value + 1)
         with pytest.raises(CheckpointError, match=f"made with {name}="):
             dataclasses.replace(Settings(), **{name: other}).check_same(saved, "p")

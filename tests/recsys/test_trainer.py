@@ -188,7 +188,7 @@ def test_an_epoch_reports_what_the_optimizer_says_by_field(tmp_path):
         for table, (flips, untouched, histogram) in zip(epoch.tables.values(), told, strict=True):
             assert (table.flip_rate, table.untouched_rows) == (flips, untouched)
             assert table.confidences == histogram.tolist()
-            assert len(table.confidences) == 2 ** (SETTINGS.bits - 1)
+            assert len(table.confidences) == 2 ** (SETTINGS.bits * SETTINGS.bits_per_value - 1)
         found = [table.flip_rate for table in epoch.tables.values()]
         assert 0 < min(found) < epoch.flip_rate < max(found)
         assert (epoch.lr, epoch.table_lr) == (pytest.approx(rate / 100), rate)
