@@ -46,7 +46,7 @@ def test_every_other_setting_is_compared():
         if name in ("epochs", "patience"):
             continue
         others = {"hidden": (7,), "embedding_dim": 68, "bits_per_value": 2, "schedule": "constant", "weight_decay": 0.1}
-        others |= {"code": "thermometer", "packed_lr": 0.1, "decay": 0.1}
+        others |= {"code": "thermometer", "bits": 1, "packed_lr": 0.1, "decay": 0.1}
         other = others.get(name) or (value / 2 if isinstance(value, float) else value + 1)
         with pytest.raises(CheckpointError, match=f"made with {name}="):
             dataclasses.replace(Settings(), **{name: other}).check_same(saved, "p")
