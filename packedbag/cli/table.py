@@ -41,6 +41,12 @@ def explain(comparison: Comparison) -> str:
             f"{comparison.settings['batch_size']}.",
             f"large table: the peak with one table of {LARGE_ROWS:,} rows, {LARGE_BAG} random ids a row of the batch.",
         ]
+    bits, code = comparison.settings["bits_per_value"], comparison.settings["code"]
+    if bits > 1:
+        how = "a binary number of them" if code == "binary" else "their mean"
+        lines.append(
+            f"packed: {bits} bits make a value, {how}: the perceptron sees {comparison.embedding_dim // bits} a row."
+        )
     untouched, rows = sum(line.untouched_rows or 0 for line in comparison.lines), sum(comparison.tables.values())
     if untouched:
         lines.append(

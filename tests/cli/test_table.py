@@ -1,6 +1,7 @@
 """`packedbag.cli.table` and `packedbag.report.comparison`."""
 
 import json
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -48,6 +49,15 @@ def test_what_was_not_measured_has_no_column_and_no_explanation():
     assert "peak" not in explain(comparison(measured=False))
     assert "`packedbag compare` measures what a training step takes" in explain(comparison(measured=False))
     assert "batch of 512" in explain(comparison())
+
+
+def test_how_bits_make_values_is_said():
+    binary = comparison()
+    thermometer = replace(binary, settings=Settings(code="thermometer").plain())
+    single = replace(binary, settings=Settings(bits_per_value=1, code="thermometer").plain())
+    assert "packed: 4 bits make a value, a binary number of them: the perceptron sees 16 a row." in explain(binary)
+    assert "packed: 4 bits make a value, their mean: the perceptron sees 16 a row." in explain(thermometer)
+    assert "packed:" not in explain(single)
 
 
 def test_what_was_not_trained_is_said():
