@@ -22,7 +22,7 @@ STYLES: dict[tuple[str, int | None], tuple[str, str]] = {
     ("counter", 8): ("#0072B2", "o"),
     ("counter", 4): ("#009E73", "o"),
     ("counter", 2): ("#CC79A7", "o"),
-    ("counter-binary", 2): ("#0072B2", "D"),
+    ("counter-binary", 2): ("#CC3311", "D"),
     ("vote-flip", 4): ("#009E73", "P"),
     ("vote-flip", 2): ("#CC79A7", "P"),
     ("bit-flip", None): ("#D55E00", "*"),
