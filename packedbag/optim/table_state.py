@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from packedbag.core.errors import ArgumentError, StateMismatchError
+from packedbag.core.value_codes import columns_per_counter
 from packedbag.ops.memory import empty_table
 from packedbag.ops.sink import PackedSource
 
@@ -34,6 +35,8 @@ def fresh_state(
         group: the options.
     """
     state: dict[str, Any] = {"num_embeddings": source.num_embeddings, "embedding_dim": source.embedding_dim}
+    # What planes hold depends on it: the shapes may agree where the counters do not.
+    state["columns_per_counter"] = columns_per_counter(source.bits_per_value, source.code)
     state.update({name: group[name] for name in optimizer.state_options})
     state.update(optimizer.new_state(words, group))
     if source.shard is not None and source.shard.part > 0:

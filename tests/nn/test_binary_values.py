@@ -12,7 +12,7 @@ import torch
 from packedbag import PackedEmbedding, PackedEmbeddingBag
 from packedbag.backends.reference import BACKEND as ORACLE
 from packedbag.core import totals
-from packedbag.core.errors import ArgumentError
+from packedbag.core.errors import ArgumentError, StateMismatchError
 from packedbag.optim import BitFlip, CounterSGD, SignMomentum, VoteFlip, packed_parameters
 from packedbag.optim.counter_sgd import BINARY_RECIPES
 
@@ -186,3 +186,37 @@ def test_what_cannot_be_is_refused_with_the_reason() -> None:
     with pytest.raises(ArgumentError, match="share a group"):
         CounterSGD([module.anchor, other.anchor], bits=2)
     CounterSGD([module.anchor, other.anchor], bits=2, lr=0.1, decay=0.1)
+
+
+def test_the_state_of_other_counters_is_refused() -> None:
+    binary, other = bag(), PackedEmbeddingBag(10, 64, bits_per_value=4)
+    optimizers = [CounterSGD(packed_parameters(module), bits=2, seed=0) for module in (binary, other)]
+    for module, optimizer in zip((binary, other), optimizers, strict=True):
+        module(INDICES).sum().backward()
+        optimizer.step()
+    with pytest.raises(StateMismatchError, match=r"columns_per_counter=1.*columns_per_counter=4"):
+        optimizers[0].load_state_dict(optimizers[1].state_dict())
+    with pytest.raises(StateMismatchError, match=r"columns_per_counter=4.*columns_per_counter=1"):
+        optimizers[1].load_state_dict(optimizers[0].state_dict())
+
+
+def test_a_resumed_run_equals_one_that_never_stopped() -> None:
+    def run(stop_after: int | None) -> list[torch.Tensor]:
+        module = bag()
+        optimizer = CounterSGD(packed_parameters(module), bits=2, seed=0)
+        draw = torch.Generator().manual_seed(0)
+        for step in range(6):
+            if step == stop_after:
+                saved = {"module": module.state_dict(), "optimizer": optimizer.state_dict()}
+                module = bag()
+                optimizer = CounterSGD(packed_parameters(module), bits=2, seed=9)
+                module.load_state_dict(saved["module"])
+                optimizer.load_state_dict(saved["optimizer"])
+            optimizer.zero_grad()
+            module(INDICES).backward(torch.randn(3, 16, generator=draw))
+            optimizer.step()
+        (state,) = optimizer.state.values()
+        return [module.words, state["planes"], state["row_state"]]
+
+    for one, other in zip(run(None), run(3), strict=True):
+        assert torch.equal(one, other)
