@@ -21,6 +21,7 @@ from benchmarks.quality.data import registry
 from benchmarks.quality.run import Run
 
 METHODS: tuple[tuple[str, int | None], ...] = (
+    ("counter-binary", 2),
     ("counter", 8),
     ("counter", 4),
     ("vote-flip", 4),
@@ -63,7 +64,7 @@ def main() -> None:
     print(f"{options.data}, D = {options.dim}, {options.threads} threads, median of {options.steps} interleaved steps")
     for (method, bits), median in zip(METHODS, medians, strict=True):
         name = method if bits is None else f"{method}, k = {bits}"
-        print(f"{name:>18}  {median * 1e3:7.1f} ms  {median / fastest:.2f} x the faster fp32 twin")
+        print(f"{name:>21}  {median * 1e3:7.1f} ms  {median / fastest:.2f} x the faster fp32 twin")
 
 
 if __name__ == "__main__":

@@ -75,11 +75,13 @@ def values_of(columns: Any, bits_per_value: int, code: str) -> Any:
     bits = bits_per_value
     if bits == 1:
         return columns
+    parts = columns.reshape(columns.shape[0], columns.shape[1] // bits, bits)
+    # Backward of one unbind makes one tensor of D columns; of so many slices, one for each.
+    each = parts.unbind(2) if hasattr(parts, "unbind") else [parts[:, :, bit] for bit in range(bits)]
     binary = code == "binary"
-    first, *others = reversed(range(bits)) if binary else range(bits)
-    total = columns[:, first::bits]
-    for bit in others:
-        total = (total + total if binary else total) + columns[:, bit::bits]
+    total, *others = reversed(each) if binary else each
+    for column in others:
+        total = (total + total if binary else total) + column
     most: Any = 2**bits - 1 if binary else bits
     # On CUDA torch would multiply by the reciprocal of a Python number.
     return total / (total.new_full((), most) if hasattr(total, "new_full") else most)
