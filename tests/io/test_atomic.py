@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,21 @@ def test_an_error_inside_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(TypeError), replacing(target) as file:
         file.writelines([b"half", "no bytes"])
     assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_an_interrupt_as_soon_as_there_is_a_file_leaves_none(tmp_path, monkeypatch):
+    target = tmp_path / "a"
+    target.write_bytes(b"old")
+    create = Path.open
+
+    def interrupted(path, *arguments):
+        create(path, *arguments).close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt), replacing(target):
+        pass
     assert names(tmp_path) == ["a"]
 
 
