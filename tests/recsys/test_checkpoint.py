@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,8 +49,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(tmp_path, monkeypa
     path = tmp_path / "c.pt"
     checkpoint.save(path, STATE)
     before = path.read_bytes()
-    real = os.fdopen
-    monkeypatch.setattr(os, "fdopen", lambda *args: _FullDisk(real(*args), room))
+    real = Path.open
+    monkeypatch.setattr(Path, "open", lambda *args: _FullDisk(real(*args), room))
     with pytest.raises(
         CheckpointError,
         match=r"c\.pt: the checkpoint could not be written: No space left on device\. The checkpoint before it is "

@@ -20,7 +20,7 @@ from packedbag.recsys.sharded_model import ShardedClickModel, _plans
 
 @pytest.mark.parametrize(("bits_per_value", "parts"), [(4, [32, 32, 32]), (8, [64, 32])])
 def test_tables_are_read_as_the_settings_say(bits_per_value: int, parts: list[int]) -> None:
-    settings = Settings(embedding_dim=96, bits_per_value=bits_per_value, code="binary")
+    settings = Settings(embedding_dim=96, bits=1, bits_per_value=bits_per_value, code="binary")
     model = ShardedClickModel([Field("user"), Field("item")], [5, 7], settings)
     for table in model.tables.embedding_bags.values():
         assert (table.bits_per_value, table.code) == (bits_per_value, "binary")
