@@ -50,7 +50,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(tmp_path, monkeypa
     checkpoint.save(path, STATE)
     before = path.read_bytes()
     real = Path.open
-    monkeypatch.setattr(Path, "open", lambda *args: _FullDisk(real(*args), room))
+    monkeypatch.setattr(Path, "open", lambda *args, **named: _FullDisk(real(*args, **named), room))
     with pytest.raises(
         CheckpointError,
         match=r"c\.pt: the checkpoint could not be written: No space left on device\. The checkpoint before it is "
