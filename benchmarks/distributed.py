@@ -1,12 +1,14 @@
 """Packed tables on TorchRec beside its fp32 tables, on processes of this machine: `python -m benchmarks.distributed`.
 
     python -m benchmarks.distributed [--ranks 1 2 4] [--sharding table row column] [--tables 8] [--rows 500000]
-        [--dim 128] [--batch 1024] [--longest 20] [--rounds 15] [--json PATH] [--page PATH]
+        [--dim 128] [--batch 1024] [--longest 20] [--rounds 15] [--contenders fp32 "8 bits" "4 bits" majority]
+        [--json PATH] [--page PATH]
 
 Each rank has ``batch`` samples; every table one feature with bags of 1 to ``longest`` ids. A step is forward, backward
 and update. Contenders take turns, step by step, in the same processes: TorchRec's fp32 tables with its fused row-wise
 Adagrad, packed tables with 8 and with 4 bits in training, and packed majorities (8 bits; not by row, where no rank has
-all of a bag). Bytes on the wire are counted at the collectives: what a rank hands to others.
+all of a bag). ``--contenders`` knows two more, with four bits a value: "values", thermometers with 8 bits in training,
+and "numbers", binary ones with 2. Bytes on the wire are counted at the collectives: what a rank hands to others.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from benchmarks.machine import facts
 
 #: Seconds until a world of ranks is given up.
 LIMIT = 1800
+#: Those of the page.
+CONTENDERS = ("fp32", "8 bits", "4 bits", "majority")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -39,6 +43,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--longest", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=(*CONTENDERS, "values", "numbers"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--page", type=Path)
     return parser.parse_args(arguments)

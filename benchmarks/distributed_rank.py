@@ -43,6 +43,14 @@ from packedbag.optim import CounterSGD, packed_parameters  # noqa: E402
 #: TorchRec's kernel that updates in backward. Its plans take the dense one on a CPU unless told otherwise.
 FUSED = EmbeddingComputeKernel.FUSED.value
 INDICES, FORWARD, BACKWARD, UPDATE = "indices", "forward", "backward", "update"
+#: Bits in training of each packed kind, and how its columns are read.
+PACKED: dict[str, tuple[int, dict[str, Any]]] = {
+    "8 bits": (8, {}),
+    "4 bits": (4, {}),
+    "majority": (8, {}),
+    "values": (8, {"bits_per_value": 4}),
+    "numbers": (2, {"bits_per_value": 4, "code": "binary"}),
+}
 WARM_UP = 2
 
 
@@ -134,9 +142,9 @@ class Contender:
             self.tables = spread(floats, FloatSharder(fused_params=fused), job)
         else:
             majority = [each.name for each in configs] if name == "majority" else []
-            packed = PackedEmbeddingBagCollection(configs, device="meta", seed=0, majority=majority)
+            bits, values = PACKED[name]
+            packed = PackedEmbeddingBagCollection(configs, device="meta", seed=0, majority=majority, **values)
             self.tables = spread(packed, PackedEmbeddingBagCollectionSharder(), job)
-            bits = 4 if name == "4 bits" else 8
             self.optimizer = CounterSGD(packed_parameters(self.tables), bits=bits, seed=0)
         self.grad: torch.Tensor | None = None
 
@@ -198,7 +206,7 @@ def main(rank: int, job: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
     dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), world), rank=rank, world_size=world)
     wire = Wire()
-    names = ["fp32", "8 bits", "4 bits", *(["majority"] if job["sharding"] != "row" else [])]
+    names = [name for name in job["contenders"] if name != "majority" or job["sharding"] != "row"]
     contenders = [Contender(name, job, wire) for name in names]
     said: dict[str, Any] = {each.name: {"seconds": []} for each in contenders}
     for number, features in enumerate(batches(job, rank, job["rounds"] + WARM_UP)):

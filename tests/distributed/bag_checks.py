@@ -28,11 +28,13 @@ from tests.distributed import device_cases
 from tests.distributed.collections import (
     KINDS,
     Batch,
+    assert_same_tables,
     assert_shares,
     by_key,
     packed,
     plan_of,
     sharded,
+    slices_of,
     tables,
     tables_of,
     undivided,
@@ -97,27 +99,6 @@ def trains(kind: str, name: str, seed: int, rank: int, world: int, per_node: int
         ours.step()
         theirs.step()
     assert_same_tables(single, many, ours, theirs)
-
-
-def assert_same_tables(single: Any, many: Any, ours: Any, theirs: Any) -> None:
-    for name, table in tables_of(many).embedding_bags.items():
-        whole = single.embedding_bags[name]
-        expected = ours.state[whole.anchor]
-        assert not packed().embedding_bags[name].words.equal(whole.words), "no bit has changed: the check sees nothing"
-        for part in table.parts:
-            rows = slice(part.shard.first_row, part.shard.first_row + part.num_embeddings)
-            first = part.shard.first_column // 32
-            words = slice(first, first + part.words.shape[1])
-            if part.num_embeddings == 0:
-                continue
-            assert part.words.equal(whole.words[rows, words]), name
-            found = theirs.state[part.anchor]
-            assert found["planes"].equal(expected["planes"][rows, words]), name
-            if "row_state" in expected:
-                assert ("row_state" in found) == (part.shard.part == 0), name  # one of a row's holders keeps its word
-            if "row_state" in found:
-                assert found["row_state"].equal(expected["row_state"][rows]), name
-                assert found["totals"][4:6].equal(expected["totals"][4:6]), name  # the typical statistic
 
 
 def equals_torchrec(kind: str, rank: int, world: int, per_node: int) -> None:
@@ -312,9 +293,7 @@ def trains_beside_frozen(kind: str, rank: int, world: int, per_node: int) -> Non
         whole, first = single.embedding_bags[name], packed().embedding_bags[name]
         assert whole.words.equal(first.words) == (name != "sums")
         for part in table.parts:
-            column = part.shard.first_column // 32
-            rows = slice(part.shard.first_row, part.shard.first_row + part.num_embeddings)
-            assert part.words.equal(whole.words[rows, column : column + part.words.shape[1]]), name
+            assert part.words.equal(whole.words[slices_of(part)]), name
 
 
 class Clicks(torch.nn.Module):

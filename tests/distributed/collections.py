@@ -175,3 +175,48 @@ def assert_shares(whole: Any, table: Any) -> None:
             first_value, end = column // part.bits_per_value, (column + part.embedding_dim) // part.bits_per_value
             expected = all_of.grad[all_of.bags[mine], first_value:end]
             assert found.grad[found.bags].equal(expected), table.table_name
+
+
+def assert_same_parts(table: Any, words: torch.Tensor, expected: dict[str, Any], optimizer: Any) -> None:
+    """Fail unless each part of a table is the same part of ``words``, and its state of ``expected``.
+
+    Args:
+        table: this rank's parts.
+        words: (V, W) int32, of one process.
+        expected: the state of its optimizer.
+        optimizer: of the parts.
+    """
+    for part in table.parts:
+        if part.num_embeddings == 0:
+            continue
+        rows, columns = slices_of(part)
+        found, name = optimizer.state[part.anchor], table.table_name
+        assert part.words.device == found["planes"].device == place().device_of(dist.get_rank())
+        assert part.words.cpu().equal(words[rows, columns]), name
+        assert found["planes"].cpu().equal(expected["planes"][rows, columns]), name
+        if "row_state" in expected:
+            assert ("row_state" in found) == (part.shard.part == 0), name  # one of a row's holders keeps its word
+        if "row_state" in found:
+            assert found["row_state"].cpu().equal(expected["row_state"][rows]), name
+            assert found["totals"][4:6].cpu().equal(expected["totals"][4:6]), name  # the typical statistic
+
+
+def assert_same_tables(single: Any, many: Any, ours: Any, theirs: Any) -> None:
+    """Fail unless the tables of a sharded model, and their optimizer's state, are those of one process.
+
+    Args:
+        single: a collection that `packed` made, which has been trained by ``ours``.
+        many: what `sharded` made, trained by ``theirs``.
+        ours, theirs: the optimizers.
+    """
+    for name, table in tables_of(many).embedding_bags.items():
+        whole = single.embedding_bags[name]
+        assert not packed().embedding_bags[name].words.equal(whole.words), "no bit has changed: the check sees nothing"
+        assert_same_parts(table, whole.words, ours.state[whole.anchor], theirs)
+
+
+def slices_of(part: Any) -> tuple[slice, slice]:
+    """Return the rows, and the words of each, that a part of a table is."""
+    first = part.shard.first_column // 32
+    rows = slice(part.shard.first_row, part.shard.first_row + part.num_embeddings)
+    return rows, slice(first, first + part.words.shape[1])

@@ -24,7 +24,17 @@ from packedbag.backends import select
 from packedbag.core.errors import GradientError, RankMismatchError
 from packedbag.optim import CounterSGD, packed_parameters
 from tests.distributed import sequence_cases as sequences
-from tests.distributed.collections import KINDS, Batch, by_key, packed, plan_of, sharded, tables_of, undivided
+from tests.distributed.collections import (
+    KINDS,
+    Batch,
+    assert_same_parts,
+    by_key,
+    packed,
+    plan_of,
+    sharded,
+    tables_of,
+    undivided,
+)
 from tests.distributed.places import place
 
 #: Both the row statistic and the typical one are used, and decay moves what no gradient does.
@@ -41,7 +51,8 @@ def checks(rank: int, world: int, folder: Path) -> dict[str, Callable[[], None]]
             uneven = (number + bits // 4) % 2 and place().group != "gloo"
             sizes = [2 + 3 * r for r in range(world)] if uneven else [4] * world
             found[f"{kind}: {bits} bits"] = partial(trains, kind, bits, sizes, rank, world, per_node)
-    found["column: numbers"] = partial(trains_numbers, rank, world, per_node)
+    for kind in ("column", "row", "table_row"):
+        found[f"{kind}: numbers"] = partial(trains_numbers, kind, rank, world, per_node)
     found["row: weighted"] = partial(trains_weighted, rank, world, per_node)
     found["column: turns"] = partial(trains_in_turns, rank, world, per_node)
     found["table: beside whole"] = partial(trains_beside_whole, rank, world, per_node)
@@ -105,24 +116,6 @@ class Pair:
         assert groups[0]["step"] == groups[1]["step"]
 
 
-def assert_same_parts(table: Any, words: torch.Tensor, expected: dict[str, Any], optimizer: Any) -> None:
-    """Fail unless each part of a table is the same part of ``words``, and its state of ``expected``."""
-    for part in table.parts:
-        if part.num_embeddings == 0:
-            continue
-        rows = slice(part.shard.first_row, part.shard.first_row + part.num_embeddings)
-        first = part.shard.first_column // 32
-        columns = slice(first, first + part.words.shape[1])
-        found, name = optimizer.state[part.anchor], table.table_name
-        assert part.words.device == found["planes"].device == place().device_of(torch.distributed.get_rank())
-        assert part.words.cpu().equal(words[rows, columns]), name
-        assert found["planes"].cpu().equal(expected["planes"][rows, columns]), name
-        assert ("row_state" in found) == (part.shard.part == 0), name  # one of a row's holders keeps its word
-        if "row_state" in found:
-            assert found["row_state"].cpu().equal(expected["row_state"][rows]), name
-            assert found["totals"][4:6].cpu().equal(expected["totals"][4:6]), name  # the typical statistic
-
-
 def trains(kind: str, bits: int, sizes: list[int], rank: int, world: int, per_node: int) -> None:
     """Sums, means and majorities, and the bits that training leaves, are those of one process."""
     pair = Pair(plan_of(kind, world, per_node), OPTIMIZERS[bits], per_node, world, packed(), packed("meta"))
@@ -133,14 +126,15 @@ def trains(kind: str, bits: int, sizes: list[int], rank: int, world: int, per_no
     pair.assert_same_tables()
 
 
-def trains_numbers(rank: int, world: int, per_node: int) -> None:
-    """Values that are binary numbers, whose columns are split: one counter drives the four bits of each."""
+def trains_numbers(kind: str, rank: int, world: int, per_node: int) -> None:
+    """Values that are binary numbers: one counter drives the four bits of each, one number is its gradient."""
     options = {"bits_per_value": 4, "code": "binary", "majority": ()}
     make, single, meta = partial(CounterSGD, bits=2, seed=9), packed(**options), packed("meta", **options)
-    pair = Pair(plan_of("column", world, per_node), make, per_node, world, single, meta)
+    pair = Pair(plan_of(kind, world, per_node), make, per_node, world, single, meta)
+    uneven = [2 + 3 * r for r in range(world)] if place().group != "gloo" else [4] * world
     with undivided():  # by 15, and by the number of ranks
-        for step in range(2):
-            pair.step(Batch(step, [4] * world), rank)
+        for sizes in ([4] * world, uneven):
+            pair.step(Batch(sizes[0], sizes), rank)
     pair.assert_same_tables()
 
 

@@ -29,7 +29,7 @@ import packedbag
 from packedbag.adapters.torchrec import PackedEmbeddingCollection, PackedEmbeddingCollectionSharder, export
 from packedbag.core.errors import ArgumentError
 from packedbag.optim import BitFlip, CounterSGD, VoteFlip, packed_parameters
-from tests.distributed.collections import assert_shares, undivided
+from tests.distributed.collections import assert_same_parts, assert_shares, undivided
 from tests.distributed.places import place
 
 #: Rows of the features' tables; the smaller one where there are two.
@@ -224,21 +224,9 @@ def steps(kind: str, world: int, rank: int, pair: tuple[Any, Any], make: Any, ba
         theirs.step()
     for name, table in tables_of(many).embeddings.items():
         whole = single.embeddings[name]
-        state = ours.state[whole.anchor]
         unchanged = collection(kind, world).embeddings[name].words
         assert not unchanged.equal(whole.words), "no bit has changed: the check would see nothing"
-        for part in table.parts:
-            if part.num_embeddings == 0:
-                continue
-            rows = slice(part.shard.first_row, part.shard.first_row + part.num_embeddings)
-            first = part.shard.first_column // 32
-            words = slice(first, first + part.words.shape[1])
-            assert part.words.equal(whole.words[rows, words]), name
-            found = theirs.state[part.anchor]
-            assert found["planes"].equal(state["planes"][rows, words]), name
-            if "row_state" in found:
-                assert found["row_state"].equal(state["row_state"][rows]), name
-                assert found["totals"][4:6].equal(state["totals"][4:6]), name
+        assert_same_parts(table, whole.words, ours.state[whole.anchor], theirs)
 
 
 def assert_same_gradients(single: Any, many: Any) -> None:

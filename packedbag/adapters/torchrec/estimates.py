@@ -69,8 +69,8 @@ class Feed:
         bags: samples times features.
         entries: ids in them.
         index: bytes of an id on the wire, with its weight.
-        bits: of a value on the wire forward.
-        gradient: bytes of a value on the wire backward.
+        bits: of a column on the wire forward.
+        gradient: bytes of a column on the wire backward, its part of those of its value.
     """
 
     bags: float
@@ -147,7 +147,7 @@ class PackedEstimator(ShardEstimator):  # type: ignore[misc]  # TorchRec has no 
             entries=sum(n * p * b for n, p, b in zip(lengths, poolings, batches, strict=True)),
             index=index_bytes(max(each.num_embeddings for each in configs_of(module))) + (FLOAT if weighted else 0),
             bits=int(8 * forward) if weighted else _bits_of(option),
-            gradient=backward,
+            gradient=backward / module.bits_per_value,
         )
 
     def footprint(self, shard: Shard) -> Footprint:
@@ -279,7 +279,7 @@ def _exchange_of(option: ShardingOption) -> CommOp:
 
 
 def _bits_of(option: ShardingOption) -> int:
-    """Return the bits of a value forward: one of a row, or of a majority that is decided where all its rows are."""
+    """Return the bits of a column forward: one of a row, or of a majority that is decided where all its rows are."""
     decided = not option.is_pooled or (
         option.module[1].modes[option.name] == "majority" and option.sharding_type not in BY_ROWS
     )

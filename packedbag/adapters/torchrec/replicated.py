@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 from torchrec.distributed.comm_ops import get_gradient_division
 
+from packedbag.adapters.torchrec.gradient_wire import of_columns, of_values
 from packedbag.adapters.torchrec.lookup import PackedLookup, PackedPart
 from packedbag.optim.gather import all_gather
 
@@ -51,7 +52,8 @@ class ReplicatedLookup(torch.nn.Module):
         weights, keys, size = features.weights_or_none(), len(features.keys()), dist.get_world_size(group)
         told = torch.tensor([len(grad), features.values().numel()], device=grad.device)
         batches, entries = (list(column) for column in zip(*(t.tolist() for t in all_gather(told, group)), strict=True))
-        grads = torch.cat(ragged(grad.contiguous(), batches, group))
+        bits, code = self.parts[0].bits_per_value, self.parts[0].code
+        grads = of_columns(torch.cat(ragged(of_values(grad, bits), batches, group)), bits, code)
         flat = ragged(features.lengths(), [batch * keys for batch in batches], group)
         lengths = [each.view(keys, batch) for each, batch in zip(flat, batches, strict=True)]
         values = ragged(features.values(), entries, group)

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torchrec.distributed.comm_ops import get_gradient_division
 
+from packedbag.adapters.torchrec.gradient_wire import of_columns, of_values
 from packedbag.adapters.torchrec.lookup import PackedPart
 from packedbag.adapters.torchrec.replicated import Replicated, ragged
 from packedbag.optim.gather import all_gather
@@ -87,14 +88,15 @@ class ReplicatedRows(torch.nn.Module):
         totals = [sum(each) for each in pieces]
         values, grads = (
             [each.split(piece) for each, piece in zip(ragged(mine, totals, group), pieces, strict=True)]
-            for mine in (features.values(), grad)
+            for mine in (features.values(), of_values(grad, self.lookup.parts[0].bits_per_value))
         )
         key, pushed = 0, []
         for part, count in zip(self.lookup.parts, self.lookup.features, strict=True):
             order = [(rank, k) for k in range(key, key + count) for rank in range(size)]
             if part.anchor.requires_grad:
                 indices = torch.cat([values[rank][k] for rank, k in order]).unsqueeze(1)
-                pushed.append(part.sink.push(indices, None, None, torch.cat([grads[rank][k] for rank, k in order])))
+                rows = torch.cat([grads[rank][k] for rank, k in order])
+                pushed.append(part.sink.push(indices, None, None, of_columns(rows, part.bits_per_value, part.code)))
             else:
                 pushed.append(torch.zeros_like(part.anchor))
             key += count

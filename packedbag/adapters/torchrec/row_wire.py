@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torchrec.distributed.types import CommOp, QuantizedCommCodecs
 
-from packedbag.adapters.torchrec.wire import backward_codec
+from packedbag.adapters.torchrec.gradient_wire import backward_codec
 from packedbag.core.layout import BITS_PER_WORD, words_per_row
 from packedbag.ops.packing import pack, unpack
 
@@ -57,7 +57,16 @@ class RowCodec:
         return unpack(padded.view(torch.int32), self.dim).to(torch.float32).mul_(2).sub_(1).view(-1)
 
 
-def row_codecs(registry: dict[str, QuantizedCommCodecs] | None, dim: int) -> dict[str, QuantizedCommCodecs]:
-    """Return the codecs of one group of tables: bits forward; backward what ``registry`` says, or float32."""
+def row_codecs(
+    registry: dict[str, QuantizedCommCodecs] | None, dim: int, bits_per_value: int, code: str
+) -> dict[str, QuantizedCommCodecs]:
+    """Return the codecs of one group of tables: bits forward; backward what ``registry`` says, or float32.
+
+    Args:
+        registry: the sharder's, by the name of the exchange.
+        dim: D, columns of each row.
+        bits_per_value, code: which columns are one value, and how.
+    """
     name = CommOp.SEQUENCE_EMBEDDINGS_ALL_TO_ALL.name
-    return {name: QuantizedCommCodecs(forward=RowCodec(dim), backward=backward_codec(registry, name))}
+    backward = backward_codec(registry, name, bits_per_value, code)
+    return {name: QuantizedCommCodecs(forward=RowCodec(dim), backward=backward)}

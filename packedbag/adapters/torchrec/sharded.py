@@ -28,11 +28,12 @@ from torchrec.sparse.tensor_dict import maybe_td_to_kjt
 
 from packedbag.adapters.torchrec.collection import PackedEmbeddingBagCollection
 from packedbag.adapters.torchrec.features import check_features, in_bounds
+from packedbag.adapters.torchrec.gradient_wire import return_values
 from packedbag.adapters.torchrec.lookup import PackedLookup
 from packedbag.adapters.torchrec.pooling import Finish, Pooled
 from packedbag.adapters.torchrec.replicated import ReplicatedLookup
 from packedbag.adapters.torchrec.sharded_table import ShardedTables, as_table, real_scales, shard_tables, whole_tables
-from packedbag.adapters.torchrec.wire import CountCodecs
+from packedbag.adapters.torchrec.wire import CountCodecs, weighted_codecs
 from packedbag.core.errors import ArgumentError
 from packedbag.core.footprint import count_bits
 from packedbag.core.value_codes import values_of
@@ -151,9 +152,11 @@ class ShardedPackedEmbeddingBagCollection(ShardedTables, ShardedEmbeddingBagColl
         qcomm_codecs_registry: dict[str, QuantizedCommCodecs] | None = None,
     ) -> EmbeddingSharding:
         """Return TorchRec's sharding of these tables, with codecs for counts where there are no weights."""
-        codecs = None if self._source[0].is_weighted() else CountCodecs(qcomm_codecs_registry)
+        (source,) = self._source
+        values = source.bits_per_value, source.code
+        codecs = None if source.is_weighted() else CountCodecs(qcomm_codecs_registry, *values)
         self._codecs.append(codecs)
-        registry = qcomm_codecs_registry if codecs is None else codecs.registry
+        registry = weighted_codecs(qcomm_codecs_registry, *values) if codecs is None else codecs.registry
         return ShardedEmbeddingBagCollection.create_embedding_bag_sharding(
             sharding_infos, env, device, permute_embeddings, registry
         )
@@ -173,6 +176,11 @@ class ShardedPackedEmbeddingBagCollection(ShardedTables, ShardedEmbeddingBagColl
             if kind == ShardingType.DATA_PARALLEL.value:
                 lookup = ReplicatedLookup(lookup, parts, features, self._group)
             self._lookups.append(lookup)
+
+    def _create_output_dist(self) -> None:
+        super()._create_output_dist()
+        for each in self._output_dists:
+            return_values(each, self._source[0].bits_per_value)
 
     def init_data_parallel(self) -> None:
         """Leave data-parallel lookups as they are: they exchange rows, where DDP would exchange whole tables."""

@@ -121,7 +121,8 @@ class ShardedPackedEmbeddingCollection(ShardedTables, ShardedEmbeddingCollection
         qcomm_codecs_registry: dict[str, QuantizedCommCodecs] | None = None,
     ) -> EmbeddingSharding:
         """Return TorchRec's sharding of these tables, with codecs for their rows."""
-        codecs = row_codecs(qcomm_codecs_registry, self._dim_of(sharding_type))
+        (source,) = self._source
+        codecs = row_codecs(qcomm_codecs_registry, self._dim_of(sharding_type), source.bits_per_value, source.code)
         return ShardedEmbeddingCollection.create_embedding_sharding(sharding_type, sharding_infos, env, device, codecs)
 
     def _dim_of(self, sharding_type: str) -> int:

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torchrec.distributed.types import CommOp, NoOpQuantizedCommCodec, QuantizedCommCodecs
+
+from packedbag.adapters.torchrec.gradient_wire import backward_codec
+
+#: The exchanges of pooled tables.
+POOLED = (CommOp.POOLED_EMBEDDINGS_ALL_TO_ALL.name, CommOp.POOLED_EMBEDDINGS_REDUCE_SCATTER.name)
 
 
 @dataclass
@@ -134,12 +138,15 @@ class CountCodecs:
 
     Args:
         registry: the sharder's, by the name of the exchange; its codecs for gradients are kept.
+        bits_per_value, code: which columns are one value, and how.
     """
 
-    def __init__(self, registry: dict[str, QuantizedCommCodecs] | None) -> None:
-        names = (CommOp.POOLED_EMBEDDINGS_ALL_TO_ALL.name, CommOp.POOLED_EMBEDDINGS_REDUCE_SCATTER.name)
+    def __init__(self, registry: dict[str, QuantizedCommCodecs] | None, bits_per_value: int, code: str) -> None:
         self.registry = {
-            name: QuantizedCommCodecs(forward=CountCodec(), backward=backward_codec(registry, name)) for name in names
+            name: QuantizedCommCodecs(
+                forward=CountCodec(), backward=backward_codec(registry, name, bits_per_value, code)
+            )
+            for name in POOLED
         }
 
     def begin(self, bits: int, *, even: bool) -> None:
@@ -148,7 +155,17 @@ class CountCodecs:
             codecs.forward.begin(bits, even=even)
 
 
-def backward_codec(registry: dict[str, QuantizedCommCodecs] | None, name: str) -> Any:
-    """Return the user's codec for gradients of the exchange ``name``; without one, they are sent as they are."""
-    codecs = (registry or {}).get(name)
-    return NoOpQuantizedCommCodec() if codecs is None else codecs.backward
+def weighted_codecs(
+    registry: dict[str, QuantizedCommCodecs] | None, bits_per_value: int, code: str
+) -> dict[str, QuantizedCommCodecs] | None:
+    """Return the codecs of weighted bags: what ``registry`` says, or None for float32; the gradients are of values."""
+    if bits_per_value == 1:
+        return registry
+    given = registry or {}
+    return {
+        name: QuantizedCommCodecs(
+            forward=given[name].forward if name in given else NoOpQuantizedCommCodec(),
+            backward=backward_codec(registry, name, bits_per_value, code),
+        )
+        for name in POOLED
+    }
