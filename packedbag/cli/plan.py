@@ -13,6 +13,8 @@ from packedbag.cli.outputs import STDOUT, Json, check_file, write_text
 from packedbag.core.errors import ArgumentError
 from packedbag.core.footprint import SHARDINGS
 from packedbag.core.layout import check_embedding_dim
+from packedbag.core.thermometer import GROUPS
+from packedbag.core.value_codes import BINARY_GROUPS, CODES, COUNTER_BITS, columns_per_counter
 from packedbag.report.kinds.kind import Load
 from packedbag.report.memory import human
 from packedbag.report.plan import Option, Plan, Wish, make_plan
@@ -30,6 +32,8 @@ packedbag plan --rows 1e9 --dim 64 --memory 24GB
 
 packedbag plan --rows 1e9 --dim 64 --bits 4 --memory 24GB --gpus 8
 
+packedbag plan --rows 1e8 --dim 128 --bits-per-value 4 --code binary --memory 24GB
+
 packedbag plan --rows 1e9 --dim 128 --memory 24GB --ranks 4 --sharding column
 
 packedbag plan --rows 200M --dim 128 --memory 16GiB --reserve 2GB --json | jq .training
@@ -41,7 +45,21 @@ def plan(
     dim: Annotated[int, typer.Option(help="D: weights in a row.")],
     memory: Annotated[str, typer.Option(help="Of one machine or GPU: 24GB, 24GiB or 500MB.")],
     bits: Annotated[
-        int | None, typer.Option(help="Bits a weight has in training, 1 to 8; the most that fit by default.")
+        int | None,
+        typer.Option(
+            help="Bits a weight has in training, 1 to 8; with --code binary, 8 a value at most. The most that fit by "
+            "default."
+        ),
+    ] = None,
+    bits_per_value: Annotated[
+        int, typer.Option(help="Neighbouring weights that make one value: 1, 2, 4, 8, 16 or 32.")
+    ] = 1,
+    code: Annotated[
+        str | None,
+        typer.Option(
+            help="How they make it: binary, a number; or thermometer, their mean. Default: binary, as of packedbag "
+            "train, where 2, 4 or 8 weights make a value."
+        ),
     ] = None,
     ranks: Annotated[int | None, typer.Option(help="Machines or GPUs that the table is spread over; 1.")] = None,
     gpus: Annotated[int | None, typer.Option(help="The same as --ranks.")] = None,
@@ -71,7 +89,8 @@ def plan(
 
     def work() -> None:
         check_file(json_path, "--json")
-        wish = _wish(rows, dim, bits, memory, reserve, _ranks(ranks, gpus), sharding, adaptivity, batch, bag)
+        values = bits_per_value, _code(bits_per_value, code, dim, bits)
+        wish = _wish(rows, dim, bits, values, memory, reserve, _ranks(ranks, gpus), sharding, adaptivity, batch, bag)
         made = make_plan(wish)
         if json_path is not None:
             write_text(json_path, json.dumps(made.plain(), indent=2) + "\n")
@@ -93,6 +112,7 @@ def _wish(
     rows: str,
     dim: int,
     bits: int | None,
+    values: tuple[int, str],
     memory: str,
     reserve: str | None,
     gpus: int,
@@ -105,15 +125,13 @@ def _wish(
     kept = total * RESERVE // 100 if reserve is None else parse_size(reserve, "--reserve")
     if kept >= total:
         raise ArgumentError("--reserve", human(kept), f"less than --memory, {human(total)}")
-    if bits is not None and not 1 <= bits <= 8:
-        raise ArgumentError("--bits", bits, "in 1..8")
     if sharding not in SHARDINGS:
         raise ArgumentError("--sharding", repr(sharding), f"one of {', '.join(SHARDINGS)}")
     if adaptivity not in ADAPTIVITIES:
         raise ArgumentError("--adaptivity", repr(adaptivity), " or ".join(ADAPTIVITIES))
     return Wish(
         rows=parse_count(rows, "--rows"),
-        dim=check_embedding_dim(dim),
+        dim=dim,
         bits=bits,
         memory=total,
         reserve=kept,
@@ -121,7 +139,31 @@ def _wish(
         load=Load(parse_count(batch, "--batch"), parse_count(bag, "--bag")),
         row_state=adaptivity != "none",
         sharding=sharding,
+        bits_per_value=values[0],
+        code=values[1],
     )
+
+
+def _code(bits_per_value: int, code: str | None, dim: int, bits: int | None) -> str:
+    """Return how bits make values; raise `ArgumentError`, in the command's words, where they cannot."""
+    if bits_per_value not in GROUPS:
+        raise ArgumentError("--bits-per-value", bits_per_value, "1, 2, 4, 8, 16 or 32")
+    found = ("binary" if bits_per_value in BINARY_GROUPS else "thermometer") if code is None else code
+    if found not in CODES:
+        raise ArgumentError("--code", repr(found), "binary or thermometer")
+    if found == "binary" and bits_per_value not in BINARY_GROUPS:
+        advice = "Or pass --code thermometer."
+        raise ArgumentError("--bits-per-value", bits_per_value, "2, 4 or 8 with --code binary", advice)
+    if check_embedding_dim(dim) % bits_per_value:
+        raise ArgumentError("--dim", dim, f"a multiple of --bits-per-value, {bits_per_value}")
+    columns = columns_per_counter(bits_per_value, found)
+    if bits is not None and not 1 <= bits <= COUNTER_BITS // columns:
+        allowed, advice = f"in 1..{COUNTER_BITS // columns}", None
+        if columns > 1:
+            allowed += f" with --code binary and --bits-per-value {bits_per_value}"
+            advice = f"One counter, of {COUNTER_BITS} bits at most, drives all bits of a value."
+        raise ArgumentError("--bits", bits, allowed, advice)
+    return found
 
 
 def _ranks(ranks: int | None, gpus: int | None) -> int:
@@ -137,12 +179,13 @@ def _ranks(ranks: int | None, gpus: int | None) -> int:
 def answer(made: Plan) -> str:
     """Return whether it fits, and what would, in one line."""
     wish = made.wish
-    what = f"{wish.rows:,} rows x {wish.dim:,}{_spread(wish)}"
+    values = f" ({wish.bits_per_value} bits a value, {wish.code})" if wish.bits_per_value > 1 else ""
+    what = f"{wish.rows:,} rows x {wish.dim:,}{values}{_spread(wish)}"
     asked = made.asked
     if asked is not None and asked.fits:
         most = "" if wish.bits is not None else ", the most that fit"
         need = f"{human(asked.costs.peak)} of {human(wish.budget)}"
-        return f"fits: {what} with {asked.bits} bits in training{most} ({need}{_on_each(wish)})"
+        return f"fits: {what} with {_bits(asked)} in training{most} ({need}{_on_each(wish)})"
     if not made.something_fits:
         serving = "; it fits for serving alone" if made.serves else ""
         return (
@@ -150,7 +193,7 @@ def answer(made: Plan) -> str:
         )
     asked = asked or made.options[-1]
     need = f"a training step needs {human(asked.costs.peak)}{_on_each(wish)}, {human(wish.budget)} are there"
-    would = [f"with {option.bits} bits" for option in made.options if option.fits][:1]
+    would = [f"with {_bits(option)}" for option in made.options if option.fits][:1]
     would += [f"with D = {asked.largest_dim:,}"] if asked.largest_dim else []
     would += [f"with {short_count(asked.most_rows)} rows"] if asked.most_rows else []
     would += [f"over {asked.fewest_gpus:,} GPUs"] if asked.fewest_gpus else []
@@ -179,7 +222,8 @@ def render(made: Plan) -> Table:
     wish, part = made.wish, made.wish.part()
     each = "each" if wish.sharding == "row" else "the fullest"
     where = f"on {each} of {wish.gpus:,} GPUs" if wish.gpus > 1 else "on one machine or GPU"
-    table = Table(title=f"{part.rows:,} rows x {part.dim:,} weights {where}", title_justify="left")
+    group = f", {wish.bits_per_value} to a value ({wish.code})," if wish.bits_per_value > 1 else ""
+    table = Table(title=f"{part.rows:,} rows x {part.dim:,} weights{group} {where}", title_justify="left")
     headings = ("bits in\ntraining", "table and\nstate", "peak in\na step", f"of\n{human(wish.budget)}", "fits")
     for heading in (*headings, "largest\nD", "most\nrows", "fewest\nGPUs"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -205,7 +249,8 @@ def render_rank(made: Plan) -> Table:
     each = "each" if wish.sharding == "row" else "the fullest"
     table = Table(title=f"{each} of {wish.gpus:,} ranks, by {wish.sharding}", title_justify="left")
     table.add_column("")
-    for heading in (f"packed, {_bits(option)}", "fp32"):
+    values = "" if wish.bits_per_value == 1 else f", {wish.part().dim // wish.bits_per_value:,} values a row"
+    for heading in (f"packed, {_bits(option)}", f"fp32{values}"):
         table.add_column(heading, justify="right", no_wrap=True)
     held = {
         "table": (option.costs.table, made.fp32.table),
@@ -227,18 +272,30 @@ def render_rank(made: Plan) -> Table:
 
 def explain(made: Plan) -> str:
     """Return what the columns leave open."""
-    wish = made.wish
-    serves = "fits" if made.serves else "does not fit"
+    wish, part = made.wish, made.wish.part()
+    group, serves = wish.bits_per_value, "fits" if made.serves else "does not fit"
     others = "; ".join(f"{name} {human(size)}" for name, size in made.others.items())
     wire = (
         "on the wire: what the rank's part gets from other ranks' samples and sends back; fp32 with row-wise Adagrad.",
     )
+    in_others, coded = "", []
+    if group > 1:
+        in_others = f", fp32 with as many values a row, {part.dim // group:,}, Char with as many weights"
+    if wish.code == "binary":
+        coded = [
+            f"bits in training: of a weight; the counter of a value has {group} times as many, {COUNTER_BITS} at most."
+        ]
+    if made.as_binary is not None:
+        fits = "fits" if made.as_binary.peak <= wish.budget else "does not fit"
+        need = f"{human(made.as_binary.peak)} in a step, {fits}"
+        coded = [f"as binary values (--code binary), with at most {COUNTER_BITS // group} bits in training: {need}."]
     return "\n".join(
         [
+            *coded,
             "largest D, most rows, fewest GPUs: what would fit with these bits, all else being as asked.",
             f"for the tables: {human(wish.budget)}; kept free of {human(wish.memory)}: {human(wish.reserve)}.",
             f"serving, one bit a weight: {human(made.serving_bytes)}, {serves}.",
-            f"the same training step in others: {others}.",
+            f"the same training step in others{in_others}: {others}.",
             *(wire if wish.gpus > 1 else ()),
         ]
     )

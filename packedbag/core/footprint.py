@@ -42,7 +42,10 @@ class Footprint:
 
 
 def footprint(rows: int, columns: int, bits: int | None = None, *, row_state: bool = True) -> Footprint:
-    """Return what a part of a table takes.
+    """Return what a part of a table takes: the same whatever ``bits_per_value`` and ``code`` are.
+
+    A counter of ``bits`` bits a weight has ``bits`` - 1 planes beside the table. The counter of a binary value of p
+    weights has p * ``bits`` bits, p of them the table: the others fill as many planes.
 
     Args:
         rows, columns: of the part.
@@ -102,7 +105,7 @@ def traffic(
         entries: ids of the part's rows in them.
         index: bytes of an id, with its weight if it has one.
         bits: of a value forward, see `count_bits`.
-        gradient: bytes of a value of the gradient.
+        gradient: bytes of a column's gradient; of columns that make values, its part of those of the value.
         pooled: whether bags are reduced before they are sent; else a row is sent for each id.
         shared_gradients: of rows to update that have columns elsewhere too, see `distinct_gradients`.
         shared_rows: these rows; one rank keeps their state words, and tells the others.
@@ -191,12 +194,18 @@ def column_parts(dim: int, ranks: int, least: int = BITS_PER_WORD, multiple: int
 SHARDINGS = ("table", "row", "column")
 
 
-def largest_part(rows: int, dim: int, ranks: int, sharding: str) -> tuple[int, int]:
+def largest_part(rows: int, dim: int, ranks: int, sharding: str, multiple: int = BITS_PER_WORD) -> tuple[int, int]:
     """Return rows and columns of the largest part of a table: on one rank, or spread by rows or columns.
+
+    Args:
+        rows, dim: V and D.
+        ranks: how many may have a part.
+        sharding: one of `SHARDINGS`.
+        multiple: of columns where parts begin, as in `column_parts`.
 
     >>> [largest_part(1001, 200, 4, sharding) for sharding in SHARDINGS]
     [(1001, 200), (251, 200), (1001, 64)]
     """
     if sharding == "row":
         return -(-rows // ranks), dim
-    return (rows, dim) if sharding == "table" else (rows, column_parts(dim, ranks)[0])
+    return (rows, dim) if sharding == "table" else (rows, column_parts(dim, ranks, multiple=multiple)[0])

@@ -94,6 +94,8 @@ def measure(
     *,
     bits: int = 8,
     optimizer: str = "adagrad",
+    bits_per_value: int = 1,
+    code: str = "thermometer",
     device: str = "cpu",
     limit: int | None = None,
     stage: Callable[[str], None] | None = None,
@@ -107,6 +109,7 @@ def measure(
         embedding_dim: D, of all tables or of each.
         bits: of the packed counters.
         optimizer: of float tables.
+        bits_per_value, code: how bits of packed tables make values.
         device: "cpu" or "cuda".
         limit: bytes that the step may take; None: `SHARE` of what is free.
         stage: called with a name of `STAGES` when the child begins with it.
@@ -115,7 +118,8 @@ def measure(
     Raises:
         MeasurementError: the child failed, or there is too little memory to try.
     """
-    made = make_kind(kind, bits=bits, optimizer=optimizer)
+    options = {"bits": bits, "optimizer": optimizer, "bits_per_value": bits_per_value, "code": code}
+    made = make_kind(kind, **options)  # type: ignore[arg-type]
     dims = [embedding_dim] * len(batch) if isinstance(embedding_dim, int) else list(embedding_dim)
     shapes = [Shape(bags.num_embeddings, dim) for bags, dim in zip(batch, dims, strict=True)]
     bags = max((len(each.offsets) - 1 for each in batch), default=0)
@@ -128,7 +132,7 @@ def measure(
         there = f"{memory.human(limit)} are allowed"
     if need > limit:
         raise MeasurementError(kind, f"it takes about {memory.human(need)}, and {there}")
-    order = {"kind": kind, "dims": dims, "bits": bits, "optimizer": optimizer, "device": device}
+    order = {"kind": kind, "dims": dims, "options": options, "device": device}
     with tempfile.TemporaryDirectory(prefix="packedbag-") as folder:
         arrays = {f"indices{i}": each.indices for i, each in enumerate(batch)}
         arrays |= {f"offsets{i}": each.offsets for i, each in enumerate(batch)}
@@ -266,7 +270,7 @@ def _child(order: dict[str, Any], path: str) -> Cost:
 
     begin("start")
     device, dims = order["device"], order["dims"]
-    kind = make_kind(order["kind"], bits=order["bits"], optimizer=order["optimizer"])
+    kind = make_kind(order["kind"], **order["options"])
     tiny = Bags(8, np.arange(8, dtype=np.int64), np.arange(0, 9, 2, dtype=np.int64))
     warm_up = kind.make([Shape(8, dim) for dim in dims], inputs([tiny] * len(dims)), device)
     for _ in range(3):

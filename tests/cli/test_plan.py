@@ -184,11 +184,73 @@ def test_one_rank_sends_nothing(monkeypatch, capsys):
     assert " ranks, by " not in out
 
 
+def test_binary_values_of_four_bits_have_a_row_for_one_and_two_bits(monkeypatch, capsys):
+    asked = ("plan", "--rows", "1e9", "--dim", 128, "--reserve", 0, "--memory", "40GB", "--bits-per-value", 4)
+    code, out, err = called(monkeypatch, capsys, *asked)
+    assert (code, err) == (0, "")
+    assert called(monkeypatch, capsys, *asked, "--code", "binary")[1] == out
+    lines = out.splitlines()
+    assert lines[0] == (
+        "fits: 1,000,000,000 rows x 128 (4 bits a value, binary) with 2 bits in training, the most that fit "
+        "(36 GB of 40 GB)"
+    )
+    title = "1,000,000,000 rows x 128 weights, 4 to a value (binary), on one machine or GPU"
+    assert title in " ".join(out.split())
+    rows = [line.replace("│", " ").split() for line in lines if line.startswith("│")]
+    assert [row[:2] for row in rows] == [["2", "36"], ["1", "20"]]
+    assert "bits in training: of a weight; the counter of a value has 4 times as many, 8 at most." in out
+    assert "in others, fp32 with as many values a row, 32, Char with as many weights: fp32, Adagrad 256 GB;" in out
+
+
+def test_thermometers_are_told_of_binary_values(monkeypatch, capsys):
+    asked = ("plan", "--rows", "1e9", "--dim", 128, "--memory", "24GB", "--bits", 4, "--code", "thermometer")
+    _, out, _ = called(monkeypatch, capsys, *asked, "--bits-per-value", 4)
+    assert out.startswith(
+        "does not fit: 1,000,000,000 rows x 128 (4 bits a value, thermometer) with 4 bits in training;"
+    )
+    assert "It would with 1 bit, with D = 32, with 317M rows or over 4 GPUs" in out
+    assert "as binary values (--code binary), with at most 2 bits in training: 36 GB in a step, does not fit." in out
+    assert "binary" not in called(monkeypatch, capsys, *asked)[1]
+
+
+def test_a_rank_of_values_is_compared_with_as_many_floats(monkeypatch, capsys):
+    asked = ("plan", "--rows", "1e9", "--dim", 128, "--memory", "24GB", "--ranks", 8, "--bits-per-value", 4)
+    _, out, _ = called(monkeypatch, capsys, *asked)
+    assert "packed, 2 bits │ fp32, 32 values a row" in " ".join(out.replace("┃", "│").split())
+    assert rank_table(out)["table"] == ("2 GB", "16 GB")
+    assert rank_table(out)["planes"] == ("2 GB", "-")
+
+
+def test_json_says_how_bits_make_values(monkeypatch, capsys):
+    asked = ("plan", "--rows", "1000", "--dim", 128, "--memory", "1GB", "--json", "--bits-per-value")
+    plain = json.loads(called(monkeypatch, capsys, *asked, 4)[1])
+    assert (plain["bits_per_value"], plain["code"], plain["shard_values"]) == (4, "binary", 32)
+    assert plain["as_binary"] is None
+    plain = json.loads(called(monkeypatch, capsys, *asked, 16)[1])
+    assert (plain["bits_per_value"], plain["code"]) == (16, "thermometer")
+    plain = json.loads(called(monkeypatch, capsys, *asked, 2, "--code", "thermometer")[1])
+    assert plain["as_binary"]["table"] == 16_000
+
+
 MISTAKES = [
     (("--memory", "24"), "nothing fits", 3),
     (("--memory", "lots"), "--memory is 'lots'; it must be a size such as 24GB", 2),
     (("--memory", "0"), "--reserve is 0 B; it must be less than --memory, 0 B.", 2),
     (("--memory", "1GB", "--bits", 0), "--bits is 0; it must be in 1..8.", 2),
+    (("--memory", "1GB", "--bits-per-value", 3), "--bits-per-value is 3; it must be 1, 2, 4, 8, 16 or 32.", 2),
+    (
+        ("--memory", "1GB", "--bits-per-value", 16, "--code", "binary"),
+        "--bits-per-value is 16; it must be 2, 4 or 8 with --code binary. Or pass --code thermometer.",
+        2,
+    ),
+    (("--memory", "1GB", "--code", "binary"), "--bits-per-value is 1; it must be 2, 4 or 8 with --code binary.", 2),
+    (("--memory", "1GB", "--code", "gray"), "--code is 'gray'; it must be binary or thermometer.", 2),
+    (
+        ("--memory", "1GB", "--bits-per-value", 4, "--bits", 4),
+        "--bits is 4; it must be in 1..2 with --code binary and --bits-per-value 4. One counter, of 8 bits at most,",
+        2,
+    ),
+    (("--memory", "1GB", "--bits-per-value", 32, "--dim", 48), "--dim is 48; it must be a multiple of", 2),
     (("--memory", "1GB", "--gpus", 0), "--gpus is 0; it must be at least 1.", 2),
     (("--memory", "1GB", "--ranks", 0), "--ranks is 0; it must be at least 1.", 2),
     (("--memory", "1GB", "--ranks", 2, "--gpus", 3), "--gpus is 3; it must be left out beside --ranks 2.", 2),

@@ -29,6 +29,9 @@ MADE = [
     ("int8", {}),
     ("char", {}),
     *(("packed", {"bits": bits}) for bits in (8, 1)),
+    ("packed", {"bits": 8, "bits_per_value": 4}),
+    ("packed", {"bits": 2, "bits_per_value": 4, "code": "binary"}),
+    ("packed", {"bits": 1, "bits_per_value": 8, "code": "binary"}),
 ]
 needs_emulator = pytest.mark.skipif(machine.missing() is not None, reason=f"the emulator of CUDA: {machine.missing()}")
 
@@ -46,10 +49,10 @@ def child(gpu: CountedGpu, kind: str, batch: list[Bags], folder: Path, **options
     """Run what the child runs, on the stand-in."""
     arrays = {f"{name}{i}": getattr(bags, name) for i, bags in enumerate(batch) for name in ("indices", "offsets")}
     np.savez(folder / "batch.npz", rows=np.array([bags.num_embeddings for bags in batch]), **arrays)
-    order = {"kind": kind, "dims": [shape.dim for shape in SHAPES[: len(batch)]], "bits": 8, "optimizer": "adagrad"}
+    order = {"kind": kind, "dims": [shape.dim for shape in SHAPES[: len(batch)]], "options": options}
     serving = machine.serving_the_cpu() if kind == "packed" else contextlib.nullcontext()
     with serving, gpu:
-        return step_memory._child({**order, **options, "device": NotTheCpu("cpu")}, str(folder / "batch.npz"))
+        return step_memory._child({**order, "device": NotTheCpu("cpu")}, str(folder / "batch.npz"))
 
 
 @needs_emulator

@@ -11,8 +11,16 @@ from packedbag.report.kinds.kind import Load, Shape
 from packedbag.report.kinds.registry import KEYS, make_kind
 from packedbag.report.step_memory import Bags, measure
 
-SHAPES = [Shape(60_000, 64), Shape(100_000, 40), Shape(3, 64), Shape(1, 1)]
+SHAPES = [Shape(60_000, 64), Shape(100_000, 40), Shape(3, 64)]
 LOAD = Load(512, 20)
+#: Bits a weight in training and bits a value that make counters of 2 to 8 bits.
+COUNTERS = [(4, 2), (1, 2), (2, 4), (1, 8)]
+LARGE_BATCHES = [
+    (2, 1, "thermometer"),
+    (8, 4, "thermometer"),
+    (2, 16, "thermometer"),
+    *((bits, group, "binary") for bits, group in COUNTERS),
+]
 MADE = [
     *(("fp32", {"optimizer": name}) for name in OPTIMIZERS),
     ("fp16", {"optimizer": "adagrad"}),
@@ -22,6 +30,8 @@ MADE = [
     ("packed", {"bits": 8}),
     ("packed", {"bits": 2}),
     ("packed", {"bits": 1}),
+    *(("packed", {"bits": bits, "bits_per_value": 4}) for bits in (8, 1)),
+    *(("packed", {"bits": bits, "bits_per_value": group, "code": "binary"}) for bits, group in COUNTERS),
 ]
 
 
@@ -31,12 +41,13 @@ def kinds():
 
 @pytest.mark.parametrize(("key", "options"), MADE, ids=lambda value: str(value).strip("{}"))
 def test_tables_take_what_the_formulas_say(key, options):
-    computed = make_kind(key, **options).costs(SHAPES, LOAD)
-    batch = [Bags.of(shape, LOAD, seed) for seed, shape in enumerate(SHAPES)]
-    measured = measure(key, batch, [shape.dim for shape in SHAPES], **options)
+    shapes = SHAPES if "bits_per_value" in options else [*SHAPES, Shape(1, 1)]
+    computed = make_kind(key, **options).costs(shapes, LOAD)
+    batch = [Bags.of(shape, LOAD, seed) for seed, shape in enumerate(shapes)]
+    measured = measure(key, batch, [shape.dim for shape in shapes], **options)
     assert measured.table_bytes == computed.table
     # Adagrad of torch counts steps in a float32 a table.
-    assert computed.state <= measured.state_bytes <= computed.state + 4 * len(SHAPES)
+    assert computed.state <= measured.state_bytes <= computed.state + 4 * len(shapes)
     # How many distinct rows a batch has is a matter of chance, for int8; the rest is exact.
     assert measured.gradient_bytes == pytest.approx(computed.gradient, rel=0.01 if key == "int8" else 0)
     # The names, shapes and types of tensors take kilobytes.
@@ -44,6 +55,17 @@ def test_tables_take_what_the_formulas_say(key, options):
     # The formula is of native_cpu; other backends unpack a mebibyte of rows at a time.
     chunks = 25_000_000 if key == "packed" and select("cpu").name != "native_cpu" else 0
     assert measured.peak_bytes == pytest.approx(computed.peak, rel=0.1, abs=1_500_000 + chunks)
+
+
+@pytest.mark.parametrize(("bits", "group", "code"), LARGE_BATCHES)
+def test_the_peak_of_a_batch_that_outweighs_its_table_is_that_of_the_formula(bits, group, code):
+    shape, load = Shape(1000, 256), Load(20_000, 2)
+    options = {"bits": bits, "bits_per_value": group, "code": code}
+    measured = measure("packed", [Bags.of(shape, load)], [shape.dim], **options)
+    chunks = 0 if select("cpu").name == "native_cpu" else 25_000_000
+    computed = make_kind("packed", **options).costs([shape], load)
+    assert (measured.gradient_bytes, measured.state_bytes) == (computed.gradient, computed.state)
+    assert measured.peak_bytes == pytest.approx(computed.peak, rel=0.1, abs=chunks)
 
 
 @given(
@@ -103,6 +125,13 @@ def test_distinct_rows_are_at_most_the_ids_and_the_rows(rows, entries):
     [
         ({"key": "int4"}, "kind is 'int4'; it must be one of fp32, fp16, int8, char, packed"),
         ({"key": "packed", "bits": 9}, "--bits is 9; it must be in 1..8"),
+        ({"key": "packed", "bits_per_value": 3}, "bits_per_value is 3; it must be 1, 2, 4, 8, 16 or 32"),
+        ({"key": "packed", "code": "gray"}, "code is 'gray'; it must be 'thermometer' or 'binary'"),
+        ({"key": "packed", "code": "binary"}, "bits_per_value is 1; it must be 2, 4 or 8 with code='binary'"),
+        (
+            {"key": "packed", "bits": 4, "bits_per_value": 4, "code": "binary"},
+            "bits is 4; it must be at most 2 for a table of 4 bits a value",
+        ),
         ({"key": "fp32", "optimizer": "lion"}, "--optimizer is 'lion'; it must be one of adagrad, rowwise-adagrad"),
     ],
 )

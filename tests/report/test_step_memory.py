@@ -145,7 +145,8 @@ def test_a_child_is_told_of_the_gpu_and_a_gpu_with_a_limit_is_not_asked_what_is_
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: pytest.fail("the GPU was asked"))
     batch = [Bags.of(Shape(1000, 64), Load(8, 4))]
     assert measure("packed", batch, 64, bits=4, device="cuda", limit=10**9) == Cost(1, 2, 3, 4, 5)
-    assert told == [{"kind": "packed", "dims": [64], "bits": 4, "optimizer": "adagrad", "device": "cuda"}]
+    options = {"bits": 4, "optimizer": "adagrad", "bits_per_value": 1, "code": "thermometer"}
+    assert told == [{"kind": "packed", "dims": [64], "options": options, "device": "cuda"}]
 
 
 def test_a_child_that_fails_is_reported():

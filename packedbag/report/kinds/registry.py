@@ -12,13 +12,16 @@ from packedbag.report.kinds.packed import Packed
 KEYS = ("fp32", "fp16", "int8", "char", "packed")
 
 
-def make_kind(key: str, *, bits: int = 8, optimizer: str = "adagrad") -> Kind:
+def make_kind(
+    key: str, *, bits: int = 8, optimizer: str = "adagrad", bits_per_value: int = 1, code: str = "thermometer"
+) -> Kind:
     """Return a kind by its key.
 
     Args:
         key: one of `KEYS`.
         bits: k, of packed tables in training.
         optimizer: of float tables, a key of `packedbag.report.kinds.floats.OPTIMIZERS`.
+        bits_per_value, code: how bits of packed tables make values; see `Packed`.
 
     Raises:
         ArgumentError: an argument is not one of those.
@@ -29,7 +32,7 @@ def make_kind(key: str, *, bits: int = 8, optimizer: str = "adagrad") -> Kind:
     if key in ("fp32", "fp16"):
         return Floats(int(key.removeprefix("fp")), optimizer)
     if key == "packed":
-        return Packed(bits)
+        return Packed(bits, bits_per_value=bits_per_value, code=code)
     if key in KEYS:
         return Int8() if key == "int8" else Char()
     raise ArgumentError("kind", repr(key), f"one of {', '.join(KEYS)}")
