@@ -35,13 +35,18 @@ def clicks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(
-    clicks: Path, output: Path, ranks: int, *options: str, torchrun: tuple[str, ...] = ()
+    clicks: Path,
+    output: Path,
+    ranks: int,
+    *options: str,
+    torchrun: tuple[str, ...] = (),
+    module: str = "packedbag",
 ) -> subprocess.Popen[str]:
     pytest.importorskip("torchrec.distributed", reason=REASON)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *torchrun]
     data = ["--data", str(clicks), "--label", "clicked", "--categorical", ",".join(FIELDS)]
     sizes = ["--embedding-dim", "64", "--batch-size", "100", "--epochs", "2", "--hidden", "16", "--no-memory"]
-    command = [*launcher, "-m", "packedbag", "train", "csv", *data, *sizes, "--output", str(output), *options]
+    command = [*launcher, "-m", module, "train", "csv", *data, *sizes, "--output", str(output), *options]
     environment = {k: v for k, v in environment_of(ranks, ranks).items() if k not in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -82,6 +87,32 @@ def by_row(clicks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_sharding_trains_the_same_tables(clicks: Path, by_row: Path, tmp_path: Path, sharding: str) -> None:
     trained(clicks, tmp_path / "run", 2, "--sharding", sharding)
     for found, expected in zip(tables(tmp_path / "run"), tables(by_row), strict=True):
+        assert (found == expected).all()
+
+
+ROW_WISE = "tests.distributed.row_wise_train"
+#: Rows of a step, which have to divide those that are trained on, or else two ranks would leave some out.
+EVEN = 90
+#: What is dense, the tables' scales, stays as it is: ranks add up its gradients in another order.
+NUMBERS = ("--code", "binary", "--bits-per-value", "4", "--bits", "2", "--lr", "0", "--batch-size", str(EVEN))
+
+
+@pytest.fixture(scope="module")
+def of_one_process(clicks: Path, tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
+    """The tables of a run of one process, whose values are binary numbers."""
+    output = tmp_path_factory.mktemp("runs") / "one"
+    found = trained(clicks, output, 1, "--sharding", "table", *NUMBERS, module=ROW_WISE)
+    assert found["rows"]["train"] % EVEN == 0
+    assert next(line for line in found["lines"] if line["kind"] == "packed")["auc"] > 0.6
+    return tables(output)
+
+
+@pytest.mark.parametrize("sharding", ["table", "row", "column"])
+def test_ranks_train_binary_numbers_as_one_process_does(
+    clicks: Path, of_one_process: list[np.ndarray], tmp_path: Path, sharding: str
+) -> None:
+    trained(clicks, tmp_path / "run", 2, "--sharding", sharding, *NUMBERS, module=ROW_WISE)
+    for found, expected in zip(tables(tmp_path / "run"), of_one_process, strict=True):
         assert (found == expected).all()
 
 
