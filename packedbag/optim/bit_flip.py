@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from packedbag.optim.counter_sgd import CounterSGD
+from packedbag.optim.flip_steps import FlipSteps
 
 
-class BitFlip(CounterSGD):
+class BitFlip(FlipSteps):
     """`CounterSGD` with k = 1: a weight flips, by chance, when its gradient asks for the other sign.
 
     The chance is ``|x|`` of `CounterSGD`, ``lr / (sqrt(S) + 1e-8) * |g|``, at most 1.
@@ -19,8 +19,6 @@ class BitFlip(CounterSGD):
     """
 
     allowed_bits: ClassVar[range] = range(1, 2)
-    recipes: ClassVar[dict[int, dict[str, float]]] = {}
-    binary_recipes: ClassVar[dict[int, dict[str, float]]] = {}
 
     def __init__(
         self,
@@ -33,14 +31,5 @@ class BitFlip(CounterSGD):
         seed: int | None = None,
         process_group: Any = None,
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            bits=1,
-            adaptivity=adaptivity,
-            decay=decay,
-            spacing=0.0,
-            scale_lr=scale_lr,
-            seed=seed,
-            process_group=process_group,
-        )
+        options = {"lr": lr, "bits": 1, "adaptivity": adaptivity, "decay": decay, "scale_lr": scale_lr}
+        super().__init__(params, options, seed=seed, process_group=process_group)

@@ -9,7 +9,7 @@ import torch
 from packedbag.backends.counter_rule import CounterRule
 from packedbag.core.errors import ArgumentError
 from packedbag.core.thermometer import whole_grains
-from packedbag.core.value_codes import check_counter_bits, columns_per_counter
+from packedbag.core.value_codes import check_counter_bits
 from packedbag.ops.sink import sink_of
 from packedbag.optim.base import check_rate, singles
 from packedbag.optim.counter_steps import CounterSteps, new_counters
@@ -30,6 +30,8 @@ RECIPES = {
 }
 #: The same of binary numbers, by bits of a counter: chosen for 8, and thought to do for the others.
 BINARY_RECIPES = {bits: {"lr": 0.2, "decay": 0.1} for bits in (4, 6, 8)}
+#: By code, lr and decay by bits of a counter.
+Recipes = dict[str, dict[int, dict[str, float]]]
 
 
 class CounterSGD(CounterSteps):
@@ -88,8 +90,8 @@ class CounterSGD(CounterSteps):
     """
 
     allowed_bits: ClassVar[range] = range(2, 9)
-    recipes: ClassVar[dict[int, dict[str, float]]] = RECIPES
-    binary_recipes: ClassVar[dict[int, dict[str, float]]] = BINARY_RECIPES
+    #: What a rate of None stands for; where there is none, rates are the caller's.
+    recipes: ClassVar[Recipes] = {"thermometer": RECIPES, "binary": BINARY_RECIPES}
     state_options = ("bits", "adaptivity")
 
     def __init__(
@@ -129,9 +131,7 @@ class CounterSGD(CounterSteps):
         bits, known = int(group["bits"]), {}
         for sink in map(sink_of, group["params"]):
             value = (1, "thermometer") if sink is None else (sink.source.bits_per_value, sink.source.code)
-            counter_bits = check_counter_bits(bits, *value)
-            recipes = self.recipes if columns_per_counter(*value) == 1 else self.binary_recipes
-            known[value] = recipes.get(counter_bits, {})
+            known[value] = self.recipes.get(value[1], {}).get(check_counter_bits(bits, *value), {})
         recipe, *others = known.values() or ({},)
         if any(other != recipe for other in others) and None in (group["lr"], group["decay"]):
             allowed = "given where tables of binary values share a group with others"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
-from packedbag.optim.base import PackedOptimizer, check_rate
-from packedbag.optim.counter_sgd import CounterSGD
+from packedbag.optim.base import check_rate
+from packedbag.optim.flip_steps import FlipSteps
 
 
-class VoteFlip(CounterSGD):
+class VoteFlip(FlipSteps):
     r"""Votes of several steps in k-bit saturating counters; a weight flips when its votes pass zero.
 
     With g the gradient of a row with respect to its +-1 weights, and S and v as in `CounterSGD`::
@@ -40,9 +40,6 @@ class VoteFlip(CounterSGD):
     >>> optimizer.step()
     """
 
-    recipes: ClassVar[dict[int, dict[str, float]]] = {}
-    binary_recipes: ClassVar[dict[int, dict[str, float]]] = {}
-
     def __init__(
         self,
         params: Any,
@@ -56,9 +53,8 @@ class VoteFlip(CounterSGD):
         seed: int | None = None,
         process_group: Any = None,
     ) -> None:
-        defaults = {"lr": lr, "bits": bits, "threshold": threshold, "adaptivity": adaptivity, "decay": decay}
-        options = {**defaults, "spacing": 0.0, "scale_lr": scale_lr}
-        PackedOptimizer.__init__(self, params, options, seed=seed, process_group=process_group)
+        options = {"lr": lr, "bits": bits, "threshold": threshold, "adaptivity": adaptivity, "decay": decay}
+        super().__init__(params, {**options, "scale_lr": scale_lr}, seed=seed, process_group=process_group)
 
     def check_options(self, group: dict[str, Any]) -> None:
         """Raise `ArgumentError` for an option of a parameter group that is not allowed."""

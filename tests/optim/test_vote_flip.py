@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from packedbag import PackedBagError, PackedEmbedding
-from packedbag.optim import CounterSGD, VoteFlip
+from packedbag.optim import BitFlip, CounterSGD, VoteFlip
+from packedbag.optim.counter_sgd import BINARY_RECIPES, RECIPES
 from tests.optim.problems import loss_of, make_model, train
 from tests.optim.test_decay import values
 
@@ -108,3 +109,17 @@ def test_an_option_that_does_not_exist_is_refused(kind):
     module = PackedEmbedding(10, 8)
     with pytest.raises(TypeError, match="decays"):
         kind([module.anchor], lr=0.1, decays=0.1)
+
+
+@pytest.mark.parametrize("code", ["thermometer", "binary"])
+@pytest.mark.parametrize(("kind", "options"), [(BitFlip, {}), (VoteFlip, {"bits": 2})], ids=["BitFlip", "VoteFlip"])
+def test_rates_of_countersgd_are_not_those_of_flips(kind, options, code):
+    module = PackedEmbedding(4, 32, bits_per_value=4, code=code)
+    counted = CounterSGD([module.anchor], bits=2).param_groups[0]
+    assert {"lr": counted["lr"], "decay": counted["decay"]} == (
+        RECIPES[2] if code == "thermometer" else BINARY_RECIPES[8]
+    )
+    for missing in ("lr", "decay"):
+        with pytest.raises(PackedBagError, match=f"{missing} is None; it must be a finite number >= 0"):
+            kind([module.anchor], **{"lr": 0.1, "decay": 0.0, **options, missing: None})
+    assert kind([module.anchor], 0.1, **options).param_groups[0]["spacing"] == 0.0
