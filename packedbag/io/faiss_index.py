@@ -18,7 +18,8 @@ def save(path: str | os.PathLike[str], tables: Mapping[str, PackedTable]) -> Non
     """Write one table in one atomic step; the index is made in memory, as large as the table.
 
     ``faiss.read_index_binary(path)`` opens it. Its ``d`` is D rounded up to bytes; queries are the bytes of
-    `packedbag.io.byte_rows.byte_rows`. Ids are rows. Scales, modes and names have no place in it.
+    `packedbag.io.byte_rows.byte_rows`. Ids are rows. Scales, modes, names, and how
+    bits make values, have no place in it.
 
     Args:
         path: the file to create or replace.

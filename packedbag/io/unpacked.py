@@ -22,6 +22,9 @@ Convert = Callable[[npt.NDArray[np.bool_], int], npt.NDArray[Any]]
 def save_bool(path: str | os.PathLike[str], tables: Mapping[str, PackedTable]) -> None:
     """Write ``<name>.weight``, bool (V, D), one byte a weight, and ``<name>.scale`` where there is one.
 
+    It has one column a bit, whatever ``bits_per_value`` is, so that it can be packed again; that and the code, as the
+    mode, have no place in it.
+
     Args:
         path: the file to create or replace; ``torch.load(path, weights_only=True)`` reads it. Tables are unpacked in
             pieces as they are written.

@@ -20,7 +20,8 @@ def save(path: str | os.PathLike[str], tables: Mapping[str, PackedTable]) -> Non
     """Write one table in one atomic step; the index, a graph, is built in memory first, which takes its time.
 
     ``usearch.index.Index.restore(path)`` opens it. Its ``ndim`` is D rounded up to bytes; queries are the bytes of
-    `packedbag.io.byte_rows.byte_rows`. Keys are rows. Scales, modes and names have no place in it.
+    `packedbag.io.byte_rows.byte_rows`. Keys are rows. Scales, modes, names, and how
+    bits make values, have no place in it.
 
     Args:
         path: the file to create or replace.

@@ -5,9 +5,11 @@ import json
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 
+from packedbag import PackedTable
 from packedbag.cli import converting_bar
 from packedbag.io import safetensors_tables
 from tests.cli.command import run
@@ -83,6 +85,50 @@ def test_json_has_all_that_is_printed(old, monkeypatch, capsys):
     assert "2 tables" in out
     with open("c.json") as file:  # noqa: PTH123 - in the working folder
         assert json.load(file) == printed
+
+
+SAID = [
+    ({"bits_per_value": 4, "code": "binary"}, "bits_per_value=4, code='binary'"),
+    ({"bits_per_value": 2}, "bits_per_value=2, code='thermometer'"),
+    ({"mode": "mean", "padding_idx": 3}, "mode='mean', padding_idx=3"),
+    (
+        {"mode": "mean", "bits_per_value": 8, "code": "binary"},
+        "mode='mean', bits_per_value=8, code='binary'",
+    ),
+    ({"mode": "sum"}, None),  # what a reader takes it for
+    ({}, None),
+]
+
+
+@pytest.mark.parametrize("form", ["bool", "qweight", "words"])
+@pytest.mark.parametrize(("said", "shown"), SAID, ids=[str(said) for said, _ in SAID])
+def test_what_a_checkpoint_has_no_place_for_is_named(tmp_path, monkeypatch, capsys, form, said, shown):
+    monkeypatch.chdir(tmp_path)
+    metadata = {name: said[name] for name in ("mode", "padding_idx") if name in said}
+    values = {name: said[name] for name in ("bits_per_value", "code") if name in said}
+    made = PackedTable(np.arange(20, dtype=np.uint32).reshape(10, 2), 64, metadata=metadata, **values)
+    safetensors_tables.save("new.safetensors", {"item.": made})
+    code, out, err = called(monkeypatch, capsys, "convert", "new.safetensors", "back.pt", "--form", form)
+    assert code == 0
+    assert err == ("" if shown is None else f"note: item: TARGET has no place for {shown}: SOURCE alone says so.\n")
+    weight = torch.load("back.pt", weights_only=True)["item.qweight" if form == "qweight" else "item.weight"]
+    assert weight.shape == (10, {"bool": 64, "qweight": 8, "words": 2}[form])  # bits, not values
+    _, out, _ = called(monkeypatch, capsys, "convert", "new.safetensors", "back.pt", "--json")
+    assert json.loads(out)["unsaid"] == ({} if shown is None else {"item.": said | _values(made)})
+    assert called(monkeypatch, capsys, "convert", "new.safetensors", "back.pt", "--quiet") == (0, "", "")
+
+
+def _values(made):
+    return {} if made.bits_per_value == 1 else {"bits_per_value": made.bits_per_value, "code": made.code}
+
+
+def test_of_many_tables_the_first_eight_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    made = PackedTable(np.zeros((2, 1), np.uint32), 32, metadata={"mode": "mean"})
+    safetensors_tables.save("new.safetensors", {f"t{i}.": made for i in range(11)})
+    _, _, err = called(monkeypatch, capsys, "convert", "new.safetensors", "back.pt")
+    assert len(err.splitlines()) == 9
+    assert err.endswith("note: the same for 3 more tables.\n")
 
 
 MISTAKES = [
