@@ -13,8 +13,9 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
+from torchrec.distributed.planner.types import ParameterConstraints, Topology
 
-from packedbag.adapters.torchrec import PackedEmbeddingBagCollectionSharder
+from packedbag.adapters.torchrec import PackedEmbeddingBagCollectionSharder, packed_planner
 from packedbag.optim import CounterSGD, packed_parameters
 from tests.distributed import sequence_cases as sequences
 from tests.distributed.collections import (
@@ -26,6 +27,7 @@ from tests.distributed.collections import (
     packed,
     plan_of,
     sharded,
+    tables,
     tables_of,
     undivided,
 )
@@ -52,6 +54,7 @@ def checks(rank: int, world: int, folder: Path) -> dict[str, Callable[[], None]]
         for name in VALUES:
             found[f"{kind}: bf16, {name}"] = partial(trains_by_halves, kind, name, rank, world, per_node)
             found[f"{kind}: weighted, {name}"] = partial(trains_weighted, kind, name, rank, world, per_node)
+    found["estimates"] = plans_for_them
     for kind in sequences.KINDS:
         found[f"{kind}: sequences"] = partial(sends_a_number_a_value_of_rows, kind, rank, world)
     return found
@@ -107,6 +110,23 @@ def sends_a_number_a_value_of_rows(kind: str, rank: int, world: int) -> None:
     if kind not in ("data", "mixed"):  # replicas send as many as the rank that has most
         assert sent[1] == sum(len(found[name].values()) for name in found) * dim
     assert sent[1] == 4 * sent[4]
+
+
+def plans_for_them() -> None:
+    """The planner's estimates of a batch's buffers know how many numbers come back."""
+    storage = []
+    for bits in (1, 4):
+        constraints = {
+            each.name: ParameterConstraints(sharding_types=["table_wise"], pooling_factors=[3.0] * each.num_features())
+            for each in tables()
+        }
+        planner = packed_planner(Topology(2, "cpu"), batch_size=8, constraints=constraints)
+        planner.plan(packed("meta", majority=(), bits_per_value=bits), [PackedEmbeddingBagCollectionSharder()])
+        storage.append({option.name: option.shards[0].storage.ddr for option in planner._best_plan})
+    for each in tables():
+        bags = 2 * 8 * each.num_features()
+        saved = bags * each.embedding_dim * 4 - bags * each.embedding_dim // 4 * 4
+        assert storage[0][each.name] - storage[1][each.name] == saved, each.name
 
 
 def trains_by_halves(kind: str, name: str, rank: int, world: int, per_node: int) -> None:
