@@ -1,6 +1,7 @@
 # The verbs of the project. `make demo` and `make test` do all the set-up themselves; a second run reuses .venv.
 #   make demo    train on MovieLens-100k with every embedding weight in one bit, compare with fp32, measure a large table
 #   make test    all tests; ARGS="-k name" picks some
+#   make test-hosted    what is for a GPU, without one: CUDA devices of torch's in the host's memory, emulated kernels
 #   make test-distributed    the tests of several processes; installs TorchRec and FBGEMM beside torch
 #   make lint    ruff: rules and format          make types   mypy, strict, on core, backends and io
 #   make bench   beside its peers, on this CPU; ARGS="--shapes 1e6x128x2048x20 --threads 1" takes a minute
@@ -18,7 +19,7 @@ READY := .venv/.ready
 PEERS := .venv/.peers
 TORCHREC := .venv/.torchrec
 
-.PHONY: demo test test-distributed lint types bench bench-report bench-billion docs sanitize sanitize-cuda mutants gpu wheel clean
+.PHONY: demo test test-hosted test-distributed lint types bench bench-report bench-billion docs sanitize sanitize-cuda mutants gpu wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -27,6 +28,11 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -n 2 $(ARGS)
+
+test-hosted: $(READY)
+	$(BIN)/python -m pytest -q -n 2 --hosted --device cuda tests/nn tests/ops tests/optim tests/adapters --ignore tests/adapters/torchrec $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 --hosted tests/gpu tests/backends tests/cuda_on_cpu/test_host_device.py \
+		-k "(cuda or gpu or host_device) and not emulated" $(ARGS)
 
 test-distributed: $(TORCHREC)
 	$(BIN)/python -m pytest -q tests/distributed tests/adapters/torchrec $(ARGS)

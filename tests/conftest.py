@@ -1,7 +1,8 @@
 """What every test runs under: examples are the same in every run unless HYPOTHESIS_PROFILE=explore.
 
 ``--device`` lets another device than the CPU serve the modules, operators and optimizers (tests/nn, ops, optim):
-``emulated``, CUDA kernels run on the CPU, or ``cuda``, a GPU.
+``emulated``, CUDA kernels run on the CPU, or ``cuda``, a GPU. ``--hosted`` gives torch CUDA devices in the host's
+memory (tests/cuda_on_cpu/host_device), where what is for a GPU then runs.
 """
 
 from __future__ import annotations
@@ -26,14 +27,19 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--device``."""
+    """Add ``--device`` and ``--hosted``."""
     parser.addoption("--device", choices=("cpu", "emulated", "cuda"), default="cpu", help="what computes")
+    parser.addoption("--hosted", action="store_true", help="CUDA devices in the host's memory, without a GPU")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make tensors on the GPU by default, those of the modules of tests included, where it is under test."""
     about = "about what the CPU alone does; left out with another --device, or with cuda alone"
     config.addinivalue_line("markers", f"host(emulated=False): {about}")
+    if config.getoption("--hosted"):
+        from tests.cuda_on_cpu.host_device.install import install
+
+        install()
     if config.getoption("--device") == "cuda":
         import torch
 

@@ -10,6 +10,11 @@ import torch
 from packedbag.backends import select
 
 
+def hosted() -> bool:
+    """Return whether CUDA devices are in the host's memory: ``pytest --hosted``. Kernels are slow there."""
+    return hasattr(torch.cuda, "_host_device_launches")
+
+
 def seeded(seed: int) -> torch.Generator:
     """Return a generator of the device that tensors are made on."""
     return torch.Generator(torch.empty(0).device).manual_seed(seed)

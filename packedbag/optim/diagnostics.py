@@ -78,7 +78,7 @@ class Diagnostics:
         return counts
 
     def confidence_histogram(self) -> list[torch.Tensor | None]:
-        """Return how many counters have each confidence, (2^(k-1),) int64 a table; None without counters.
+        """Return how many counters have each confidence, (2^(k-1),) int64 on the CPU, a table; None without counters.
 
         The confidence of a weight is how many steps of 1 it is away from the last value with its sign: 0 flips next.
         A heap at the last value is of weights at the end of their range. Of binary numbers, with counters of p * k bits
@@ -97,7 +97,7 @@ def _histogram(planes: torch.Tensor, source: PackedSource) -> torch.Tensor:
     rows, width, layers = planes.shape
     columns = columns_per_counter(source.bits_per_value, source.code)
     most = 1 << ((layers + 1) * columns - 1)
-    counts = torch.zeros(most, dtype=torch.int64)
+    counts = torch.zeros(most, dtype=torch.int64, device="cpu")
     at_once = max(1, ELEMENTS // (width * 32 * max(layers, 1)))
     for start in range(0, rows, at_once):
         part = slice(start, start + at_once)

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+#: Where tensors may lie: on the CPU, and on devices that are in the host's memory (host_device/).
+DEVICES = {"cpu"}
+
 
 @dataclass(slots=True)
 class Remembered:
@@ -34,7 +37,7 @@ def extent(value: Any) -> tuple[int, int, Callable[[], bool]]:
         raise TypeError(f"neither a NumPy array nor a torch tensor: {type(value).__name__}")
     from torch.multiprocessing.reductions import StorageWeakRef
 
-    if value.device.type != "cpu":
+    if value.device.type not in DEVICES:
         raise TypeError(f"the emulator runs on the CPU; the tensor is on {value.device}")
     storage: Any = StorageWeakRef(value.untyped_storage())  # type: ignore[no-untyped-call]
     elements = sum((size - 1) * step for size, step in zip(value.shape, value.stride(), strict=True)) + 1

@@ -14,9 +14,9 @@ from packedbag import PackedEmbeddingBag
 from packedbag.backends import select
 from packedbag.backends.reference import BACKEND as ORACLE
 from packedbag.optim import CounterSGD
-from tests.devices import settled
+from tests.devices import hosted, settled
 
-ROWS, DIM, BAGS, LENGTH = 100_000, 128, 4096, 20
+ROWS, DIM, BAGS, LENGTH = 100_000, 128, 64 if hosted() else 4096, 20
 
 
 @pytest.fixture(autouse=True)

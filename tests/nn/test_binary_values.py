@@ -10,17 +10,19 @@ import pytest
 import torch
 
 from packedbag import PackedEmbedding, PackedEmbeddingBag
+from packedbag.backends import select
 from packedbag.backends.reference import BACKEND as ORACLE
 from packedbag.core import totals
 from packedbag.core.errors import ArgumentError, StateMismatchError
 from packedbag.optim import BitFlip, CounterSGD, SignMomentum, VoteFlip, packed_parameters
 from packedbag.optim.counter_sgd import BINARY_RECIPES
+from tests.devices import seeded
 
 INDICES = torch.tensor([[0, 3, 3, 9], [7, 8, 9, 1], [2, 2, 2, 2]])
 
 
 def bag(dim: int = 64, bits: int = 4, **options: Any) -> PackedEmbeddingBag:
-    generator = torch.Generator().manual_seed(3)
+    generator = seeded(3)
     return PackedEmbeddingBag(10, dim, bits_per_value=bits, code="binary", generator=generator, **options)
 
 
@@ -62,8 +64,8 @@ def test_served_values_are_the_modules_bit_for_bit() -> None:
     module = bag(100, scale="table", mode="mean")
     with torch.no_grad():
         module.scale.fill_(0.37)  # type: ignore[union-attr]
-    served = module.to_table().bag(INDICES.numpy(), mode="mean")
-    np.testing.assert_array_equal(served, module(INDICES).detach().numpy())
+    served = module.to_table().bag(INDICES.cpu().numpy(), mode="mean")
+    np.testing.assert_array_equal(served, module(INDICES).detach().cpu().numpy())
 
 
 def joined(module: PackedEmbeddingBag, planes: torch.Tensor) -> np.ndarray:
@@ -78,7 +80,7 @@ def joined(module: PackedEmbeddingBag, planes: torch.Tensor) -> np.ndarray:
 
 def _bits(words: torch.Tensor, dim: int) -> np.ndarray:
     columns = np.arange(dim)
-    return words.numpy().view(np.uint32)[:, columns // 32] >> (columns % 32).astype(np.uint32) & 1
+    return words.cpu().numpy().view(np.uint32)[:, columns // 32] >> (columns % 32).astype(np.uint32) & 1
 
 
 @pytest.mark.parametrize(("bits", "k"), [(4, 2), (2, 4), (2, 2)])
@@ -92,14 +94,14 @@ def test_a_gradient_moves_the_number_as_a_whole_carries_included(bits: int, k: i
         optimizer.zero_grad()
         (module(torch.tensor([[5]])) * direction * (2**bits - 1)).sum().backward()  # of a value's lowest bit: +-1
         if before is None:
-            before = (module.to_bool()[5].unflatten(0, (-1, bits)).numpy() @ (1 << np.arange(bits))) * 2 ** (
+            before = (module.to_bool()[5].unflatten(0, (-1, bits)).cpu().numpy() @ (1 << np.arange(bits))) * 2 ** (
                 bits * (k - 1)
             ) - top
         optimizer.step()
         (state,) = optimizer.state.values()
         after = joined(module, state["planes"])[5]
         step = 0.3 * top
-        moved = np.clip(before - direction.numpy() * step, -top, top - 1)
+        moved = np.clip(before - direction.cpu().numpy() * step, -top, top - 1)
         assert (abs(after - moved) < 1).all()  # rounded up or down
         before = after
 
@@ -107,25 +109,26 @@ def test_a_gradient_moves_the_number_as_a_whole_carries_included(bits: int, k: i
 def test_a_step_equals_the_oracles_gradient_of_the_lowest_bit() -> None:
     module, twin = bag(96), bag(96)
     optimizer = CounterSGD(packed_parameters(module), bits=2, seed=4)
-    grad = torch.randn(3, 24, generator=torch.Generator().manual_seed(0))
+    grad = torch.randn(3, 24, generator=seeded(0))
     module(INDICES).backward(grad)
     optimizer.step()
     (state,) = optimizer.state.values()
     planes, rows = np.zeros((10, 3, 1), np.int32), np.zeros(10, np.int32)
-    words = twin.words.numpy().copy()
-    distinct = np.unique(INDICES.numpy())
-    of_lowest = (grad / 15).numpy()
+    words = twin.words.cpu().numpy().copy()
+    distinct = np.unique(INDICES.cpu().numpy())
+    of_lowest = (grad / 15).cpu().numpy()
     sums = np.zeros((len(distinct), 24), np.float32)
     for number, row in enumerate(distinct):
         for number_of_bag, entries in enumerate(INDICES.tolist()):
             for _ in range(entries.count(row)):
                 sums[number] += of_lowest[number_of_bag]
-    step = optimizer.rule(optimizer._table_step(0, module.anchor, optimizer.param_groups[0], ORACLE))
+    backend = select(module.words.device.type)
+    step = optimizer.rule(optimizer._table_step(0, module.anchor, optimizer.param_groups[0], backend))
     assert step.rate == np.float32(BINARY_RECIPES[8]["lr"] * 128)
     ORACLE.counter_update(words, planes, rows, totals.new(), distinct, sums, rule=replace(step, step=0))
-    np.testing.assert_array_equal(module.words.numpy(), words)
-    np.testing.assert_array_equal(state["planes"].numpy(), planes)
-    np.testing.assert_array_equal(state["row_state"].numpy(), rows)
+    np.testing.assert_array_equal(module.words.cpu().numpy(), words)
+    np.testing.assert_array_equal(state["planes"].cpu().numpy(), planes)
+    np.testing.assert_array_equal(state["row_state"].cpu().numpy(), rows)
 
 
 @pytest.mark.parametrize("make", [lambda p: BitFlip(p, lr=0.1, seed=0), lambda p: VoteFlip(p, lr=1.0, bits=2, seed=0)])
@@ -167,7 +170,7 @@ def test_diagnostics_count_how_far_values_are_from_the_middle() -> None:
     assert histogram.sum() == 10 * 16
     (state,) = optimizer.state.values()
     v = joined(module, state["planes"])
-    np.testing.assert_array_equal(histogram.numpy(), np.bincount(np.where(v < 0, ~v, v).ravel(), minlength=128))
+    np.testing.assert_array_equal(histogram.cpu().numpy(), np.bincount(np.where(v < 0, ~v, v).ravel(), minlength=128))
 
 
 def test_what_cannot_be_is_refused_with_the_reason() -> None:
@@ -204,7 +207,7 @@ def test_a_resumed_run_equals_one_that_never_stopped() -> None:
     def run(stop_after: int | None) -> list[torch.Tensor]:
         module = bag()
         optimizer = CounterSGD(packed_parameters(module), bits=2, seed=0)
-        draw = torch.Generator().manual_seed(0)
+        draw = seeded(0)
         for step in range(6):
             if step == stop_after:
                 saved = {"module": module.state_dict(), "optimizer": optimizer.state_dict()}

@@ -75,21 +75,21 @@ def test_an_exported_table_gives_the_values_of_its_module(tmp_path, scale, bits)
     save(module, tmp_path / "t.safetensors")
     table = load(tmp_path / "t.safetensors")
     assert table.bits_per_value == bits
-    expected = module(INDICES).detach().numpy()
-    np.testing.assert_allclose(table.bag(INDICES.numpy(), mode="mean"), expected, rtol=1e-6)
-    assert table.rows(INDICES.numpy()).shape == (2, 3, D // bits)
+    expected = module(INDICES).detach().cpu().numpy()
+    np.testing.assert_allclose(table.bag(INDICES.cpu().numpy(), mode="mean"), expected, rtol=1e-6)
+    assert table.rows(INDICES.cpu().numpy()).shape == (2, 3, D // bits)
     if bits > 1:
         assert f"bits_per_value={bits}" in repr(table)
         assert f"bits_per_value={bits}" in repr(module)
         with pytest.raises(PackedBagError, match="mode"):
-            table.bag(INDICES.numpy(), mode="majority")
+            table.bag(INDICES.cpu().numpy(), mode="majority")
 
 
 def test_no_bags_are_no_values():
     module, none = PackedEmbeddingBag(V, D, bits_per_value=4), torch.zeros((0, 3), dtype=torch.int64)
     assert module(none).shape == (0, D // 4)
-    assert module.to_table().bag(none.numpy()).shape == (0, D // 4)
-    assert module.to_table().rows(none.numpy()).shape == (0, 3, D // 4)
+    assert module.to_table().bag(none.cpu().numpy()).shape == (0, D // 4)
+    assert module.to_table().rows(none.cpu().numpy()).shape == (0, 3, D // 4)
 
 
 def test_a_copy_has_values_of_as_many_bits():
@@ -108,7 +108,7 @@ def counters_at_rest(bits_per_value, spacing):
     planes = optimizer.state[module.anchor]["planes"]
     m = sum(((planes[:, :, p, None] >> torch.arange(32) & 1) << p for p in range(7)), start=torch.zeros(1)).long()
     value = torch.where(module.to_bool(), m.flatten(1), -1 - m.flatten(1))
-    return value.double().mean(0).numpy()
+    return value.double().mean(0).cpu().numpy()
 
 
 @pytest.mark.parametrize("bits", [1, 4, 8])

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +12,12 @@ from packedbag import PackedEmbedding, PackedEmbeddingBag
 from packedbag.optim import CounterSGD
 from tests.devices import seeded
 
-# Dynamo makes an instance of every autograd function that it traces, which torch itself warns of.
-pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+# Dynamo makes an instance of every autograd function that it traces, and, where there is a GPU, imports what is
+# compiled by torch.jit: torch itself warns of both.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning"),
+]
 
 V, D = 30, 70
 INDICES = torch.randint(0, V, (4, 5), generator=seeded(1))
@@ -91,6 +97,10 @@ def test_a_compiled_module_gives_the_same_values_and_the_same_sink(mode, scale):
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="inductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
 def test_inductor_compiles_the_whole_graph_with_weights_and_offsets():
+    if INDICES.is_cuda:
+        pytest.importorskip("triton", reason="inductor compiles for a GPU with Triton")
+        if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+            pytest.skip("Triton needs Python.h")
     module = PackedEmbeddingBag(V, D, scale="table")
     weights = torch.randn(20, requires_grad=True)
 

@@ -69,7 +69,7 @@ def test_a_row_that_occurs_seldom_and_one_with_small_gradients_forget_more_at_a_
     rng = np.random.default_rng(0)
     small, seldom = slice(0, 100), slice(100, 200)
     for number in range(12):
-        gradient = torch.from_numpy(rng.standard_normal((V, D)).astype(np.float32))
+        gradient = torch.tensor(rng.standard_normal((V, D)), dtype=torch.float32)
         gradient[small] *= 0.25
         rows = torch.arange(V)
         if number % 4:
@@ -82,7 +82,7 @@ def test_a_row_that_occurs_seldom_and_one_with_small_gradients_forget_more_at_a_
     sizes = torch.cat([torch.full((100, 1), 0.25), torch.ones(300, 1)])
     (module(torch.arange(V)) * torch.randn(V, D) * sizes).sum().backward()
     optimizer.step()
-    kept = ((values(module, optimizer).double() + 0.5) / before).mean(1)
+    kept = ((values(module, optimizer).double() + 0.5) / before).mean(1).cpu()
     lost_small, lost_seldom, lost_usual = 1 - kept[small].mean(), 1 - kept[seldom].mean(), 1 - kept[200:].mean()
     assert lost_small / lost_usual == pytest.approx(4.0, rel=0.15)  # the inverse of their gradients' size
     assert lost_seldom / lost_usual == pytest.approx(13 / 4, rel=0.15)  # 13 steps, 4 touches
@@ -93,7 +93,7 @@ def test_the_typical_statistic_is_of_the_rows_that_steps_updated():
     optimizer = CounterSGD([module.anchor], lr=0.01, seed=0)
     for _ in range(3):
         step(module, optimizer, 2.0, rows=7)
-    found = optimizer.state[module.anchor]["totals"].numpy()
+    found = optimizer.state[module.anchor]["totals"].cpu().numpy()
     assert totals.typical(found) == 4.0
     assert (found[totals.ROWS], found[totals.FOLDS]) == (21, 2)  # the last step's is folded by the next
 

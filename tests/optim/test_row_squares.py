@@ -81,6 +81,7 @@ def of_holders(
     return [found[part] for part in range(len(starts))]
 
 
+@pytest.mark.host(emulated=True)  # the exchange, which threads play here, is the same on every device
 @pytest.mark.parametrize(
     ("counters", "starts", "columns_per_counter"),
     [
