@@ -18,10 +18,7 @@ from packedbag.report.memory import human
 
 if TYPE_CHECKING:
     from packedbag.adapters.bitorch_engine.conversion import Conversion
-    from packedbag.io.stored import StoredTable
 
-#: How the names of packed files end.
-PACKED = ".safetensors"
 #: Names that a note lists, at most.
 MOST_NAMES = 8
 
@@ -34,6 +31,8 @@ packedbag convert new.safetensors back.pt
 packedbag convert new.safetensors lookup.pt --form qweight
 
 packedbag convert lookup.pt new.safetensors --embedding-dim 100 --json | jq .tables
+
+packedbag convert trained.pt new.safetensors --bits-per-value 4 --code binary
 """
 
 
@@ -56,6 +55,17 @@ def convert(
         int | None,
         typer.Option(help="D of qweight and words in SOURCE, which do not say it; by default all bits they have."),
     ] = None,
+    bits_per_value: Annotated[
+        int | None,
+        typer.Option(
+            help="Neighbouring weights that make one value (1, 2, 4, 8, 16 or 32) in tables of which SOURCE does not "
+            "say it; 1 by default."
+        ),
+    ] = None,
+    code: Annotated[
+        str | None,
+        typer.Option(help="How they make it: binary, a number; or thermometer, their mean. With --bits-per-value."),
+    ] = None,
     json_path: Json = None,
     quiet: Quiet = False,
 ) -> None:
@@ -64,9 +74,9 @@ def convert(
     Both ways go piece by piece: a table never stands in memory unpacked. Other tensors are copied as they are. TARGET
     is replaced when it is complete, and not before.
 
-    A checkpoint holds tensors alone, of one column a bit, and not what a packed file says of a table besides: mode,
-    padding_idx, how many bits make a value, and by which code. What is lost is named. `packedbag export` keeps all of
-    it in other packed formats, or writes values as fp32.
+    Tensors of a checkpoint have one column a bit; `packedbag export --format fp32` writes values. What they do not show
+    of a table, its mode, padding_idx, how many bits make a value and by which code, is kept in the state dict's
+    _metadata, beside the versions of torch's modules, and comes back with it.
 
     Exit codes: 0 done, 1 the system failed, 2 wrong options or files, 130 stopped by Ctrl-C.
     """
@@ -77,15 +87,15 @@ def convert(
         from packedbag.adapters.bitorch_engine import conversion
 
         with ConvertingBar(notes, quiet=quiet) as bar:
-            done = conversion.convert(source, target, form, embedding_dim, progress=bar.show)
-        lost = unsaid(done)
+            options = {"bits_per_value": bits_per_value, "code": code}
+            done = conversion.convert(source, target, form, embedding_dim, **options, progress=bar.show)
         if json_path is not None:
-            write_text(json_path, json.dumps(plain(done) | {"unsaid": lost}, indent=2) + "\n")
+            write_text(json_path, json.dumps(plain(done), indent=2) + "\n")
         if json_path != STDOUT and not quiet:
             output.print(render(done))
             output.print(summary(done), soft_wrap=True, markup=False)
         if not quiet:
-            for line in [*remarks(done), *losses(lost)]:
+            for line in remarks(done):
                 notes.print(f"note: {line}", soft_wrap=True, markup=False)
 
     guarded(work)
@@ -129,38 +139,6 @@ def remarks(done: Conversion) -> list[str]:
     if done.left_out:
         more = f" and {len(done.left_out) - MOST_NAMES} more" if len(done.left_out) > MOST_NAMES else ""
         lines.append(f"left out, no tensors of the model: {', '.join(done.left_out[:MOST_NAMES])}{more}.")
-    return lines
-
-
-def unsaid(done: Conversion) -> dict[str, dict[str, Any]]:
-    """Return what the source says of tables, by the prefix of their names, and a checkpoint has no place for."""
-    if done.source.suffix.lower() != PACKED:
-        return {}
-    from packedbag.io import safetensors_tables
-
-    found = {name: _said(table) for name, table in safetensors_tables.read(done.source).tables.items()}
-    return {name: said for name, said in found.items() if said}
-
-
-def _said(table: StoredTable) -> dict[str, Any]:
-    """Return what is said of a table that is not the default of a module, and that its tensors do not show."""
-    mode, padding_idx = table.metadata.get("mode"), table.metadata.get("padding_idx")
-    found = {"mode": mode} if mode not in (None, "sum") else {}
-    if padding_idx is not None:
-        found["padding_idx"] = padding_idx
-    if table.bits_per_value > 1:
-        found |= {"bits_per_value": table.bits_per_value, "code": table.code}
-    return found
-
-
-def losses(lost: dict[str, dict[str, Any]]) -> list[str]:
-    """Return what a user should know of what a checkpoint does not say, a line each."""
-    lines = []
-    for name, said in list(lost.items())[:MOST_NAMES]:
-        values = ", ".join(f"{option}={printable(repr(value))}" for option, value in said.items())
-        lines.append(f"{_shown(name)}: TARGET has no place for {values}: SOURCE alone says so.")
-    if len(lost) > MOST_NAMES:
-        lines.append(f"the same for {len(lost) - MOST_NAMES} more tables.")
     return lines
 
 

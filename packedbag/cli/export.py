@@ -55,6 +55,17 @@ def export(
     embedding_dim: Annotated[
         int | None, typer.Option(help="D of the words in a checkpoint, which do not say it; by default all their bits.")
     ] = None,
+    bits_per_value: Annotated[
+        int | None,
+        typer.Option(
+            help="Neighbouring weights that make one value (1, 2, 4, 8, 16 or 32) in tables of which a checkpoint does "
+            "not say it; 1 by default."
+        ),
+    ] = None,
+    code: Annotated[
+        str | None,
+        typer.Option(help="How they make it: binary, a number; or thermometer, their mean. With --bits-per-value."),
+    ] = None,
     json_path: Json = None,
     quiet: Quiet = False,
 ) -> None:
@@ -71,7 +82,8 @@ def export(
         check_file(json_path, "--json")
         form = formats.find(target, format_name)
         with ConvertingBar(notes, quiet=quiet, word="reading") as bar:
-            source = open_packed(model, embedding_dim=embedding_dim, mode=mode, progress=bar.show)
+            values = {"bits_per_value": bits_per_value, "code": code}
+            source = open_packed(model, embedding_dim=embedding_dim, **values, mode=mode, progress=bar.show)
         chosen = pick(source.tables, table)
         if len(chosen) > 1 and not form.several:
             seen = f"{len(chosen)} tables: {', '.join(map(shown, chosen))}"

@@ -92,12 +92,20 @@ class Foreign:
 
 
 class StateDict(dict[Any, Any]):
-    """An ``OrderedDict``, whose attributes, such as the versions of torch's modules, are dropped."""
+    """An ``OrderedDict``, whose attributes are dropped, but for what a state dict says of its modules.
 
-    __slots__ = ()
+    Attributes:
+        metadata: its ``_metadata``; nothing in it is checked.
+    """
+
+    __slots__ = ("metadata",)
+
+    def __init__(self, *items: Any) -> None:
+        super().__init__(*items)
+        self.metadata: object = None
 
     def __setstate__(self, state: object) -> None:
-        pass
+        self.metadata = state.get("_metadata") if isinstance(state, dict) else None
 
 
 def load_structure(data: bytes) -> Any:

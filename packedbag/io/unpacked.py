@@ -12,6 +12,7 @@ import numpy.typing as npt
 from packedbag.core.layout import unpack_array
 from packedbag.core.value_codes import values_of
 from packedbag.io.dense_tensor import PIECE, DenseTensor, Pieces
+from packedbag.io.state_metadata import Said, with_tables
 from packedbag.io.watch import passed
 from packedbag.table import PackedTable
 
@@ -22,8 +23,8 @@ Convert = Callable[[npt.NDArray[np.bool_], int], npt.NDArray[Any]]
 def save_bool(path: str | os.PathLike[str], tables: Mapping[str, PackedTable]) -> None:
     """Write ``<name>.weight``, bool (V, D), one byte a weight, and ``<name>.scale`` where there is one.
 
-    It has one column a bit, whatever ``bits_per_value`` is, so that it can be packed again; that and the code, as the
-    mode, have no place in it.
+    It has one column a bit, whatever ``bits_per_value`` is, so that it can be packed again; that, the code and the mode
+    are said in its ``_metadata``: `packedbag.io.state_metadata`.
 
     Args:
         path: the file to create or replace; ``torch.load(path, weights_only=True)`` reads it. Tables are unpacked in
@@ -67,7 +68,12 @@ def _save(
         state[prefix + "weight"] = _unpacked(table, dtype, columns, of_bits)
         if table.scale is not None and not scaled:
             state[prefix + "scale"] = DenseTensor.of(table.scale)
-    write_torch(path, state, wrote=passed)
+    said = {
+        f"{name}." if name else "": Said(table.embedding_dim, table.bits_per_value, table.code, table.metadata)
+        for name, table in tables.items()
+        if not scaled  # what has values and not bits is no table any more
+    }
+    write_torch(path, with_tables(state, said), wrote=passed)
 
 
 def _unpacked(table: PackedTable, dtype: str, columns: int, of_bits: Convert) -> DenseTensor:

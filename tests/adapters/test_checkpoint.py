@@ -41,7 +41,8 @@ def test_every_form_holds_the_same_bits(tmp_path, form, dim):
     for prefix, layer in (("bag.", expected.bag), ("lookup.", expected.lookup)):
         np.testing.assert_array_equal(found.tables[prefix].words, layer.weight.words.numpy())
         assert found.tables[prefix].embedding_dim == dim
-        assert found.tables[prefix].metadata == {"form": form}
+        said = {"form": form, "mode": layer.mode, "padding_idx": layer.padding_idx}
+        assert found.tables[prefix].metadata == said
     np.testing.assert_array_equal(found.tables["lookup."].scale, expected.lookup.row_scale)
     if form == "qweight":  # which has a scale in every row
         assert found.tables["bag."].scale.tolist() == [1] * 9

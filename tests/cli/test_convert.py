@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from packedbag import PackedTable
+from packedbag import PackedEmbeddingBag, PackedTable
 from packedbag.cli import converting_bar
 from packedbag.io import safetensors_tables
 from tests.cli.command import run
@@ -87,48 +87,89 @@ def test_json_has_all_that_is_printed(old, monkeypatch, capsys):
         assert json.load(file) == printed
 
 
-SAID = [
-    ({"bits_per_value": 4, "code": "binary"}, "bits_per_value=4, code='binary'"),
-    ({"bits_per_value": 2}, "bits_per_value=2, code='thermometer'"),
-    ({"mode": "mean", "padding_idx": 3}, "mode='mean', padding_idx=3"),
-    (
-        {"mode": "mean", "bits_per_value": 8, "code": "binary"},
-        "mode='mean', bits_per_value=8, code='binary'",
-    ),
-    ({"mode": "sum"}, None),  # what a reader takes it for
-    ({}, None),
+VALUES = [
+    {"bits_per_value": 1, "code": "thermometer"},
+    {"bits_per_value": 4, "code": "thermometer"},
+    *({"bits_per_value": bits, "code": "binary"} for bits in (2, 4, 8)),
 ]
 
 
+def saved(metadata, values, scale=None):
+    """Write a packed file of one table, of 40 columns, into the working folder, and return the table."""
+    words = np.random.default_rng(0).integers(0, 2**32, (10, 2), np.uint32) & np.uint32([2**32 - 1, 2**8 - 1])
+    made = PackedTable(words, 40, scale, metadata, **values)
+    safetensors_tables.save("new.safetensors", {"item.": made}, {"linear.weight": np.ones((2, 3), np.float32)})
+    return made
+
+
 @pytest.mark.parametrize("form", ["bool", "qweight", "words"])
-@pytest.mark.parametrize(("said", "shown"), SAID, ids=[str(said) for said, _ in SAID])
-def test_what_a_checkpoint_has_no_place_for_is_named(tmp_path, monkeypatch, capsys, form, said, shown):
+@pytest.mark.parametrize("values", VALUES, ids=lambda values: "-".join(map(str, values.values())))
+@pytest.mark.parametrize("metadata", [{}, {"mode": "mean", "padding_idx": 3}])
+def test_a_packed_file_survives_a_checkpoint_of_every_form(tmp_path, monkeypatch, capsys, form, values, metadata):
     monkeypatch.chdir(tmp_path)
-    metadata = {name: said[name] for name in ("mode", "padding_idx") if name in said}
-    values = {name: said[name] for name in ("bits_per_value", "code") if name in said}
-    made = PackedTable(np.arange(20, dtype=np.uint32).reshape(10, 2), 64, metadata=metadata, **values)
-    safetensors_tables.save("new.safetensors", {"item.": made})
-    code, out, err = called(monkeypatch, capsys, "convert", "new.safetensors", "back.pt", "--form", form)
-    assert code == 0
-    assert err == ("" if shown is None else f"note: item: TARGET has no place for {shown}: SOURCE alone says so.\n")
-    weight = torch.load("back.pt", weights_only=True)["item.qweight" if form == "qweight" else "item.weight"]
-    assert weight.shape == (10, {"bool": 64, "qweight": 8, "words": 2}[form])  # bits, not values
-    _, out, _ = called(monkeypatch, capsys, "convert", "new.safetensors", "back.pt", "--json")
-    assert json.loads(out)["unsaid"] == ({} if shown is None else {"item.": said | _values(made)})
-    assert called(monkeypatch, capsys, "convert", "new.safetensors", "back.pt", "--quiet") == (0, "", "")
+    made = saved(metadata, values, np.float32(0.5))
+    assert called(monkeypatch, capsys, "convert", "new.safetensors", "back.pt", "--form", form, "-q") == (0, "", "")
+    state = torch.load("back.pt", weights_only=True)
+    weight = state["item.qweight" if form == "qweight" else "item.weight"]
+    assert weight.shape == (10, {"bool": 40, "qweight": 5, "words": 2}[form])  # bits, not values
+    assert set(state) == {"linear.weight", "item.weight", "item.scale"} or form == "qweight"
+    assert called(monkeypatch, capsys, "convert", "back.pt", "again.safetensors")[::2] == (0, "")
+    (found,) = safetensors_tables.read("again.safetensors").tables.values()
+    assert (found.embedding_dim, found.bits_per_value, found.code) == (40, *values.values())
+    assert found.metadata == metadata | {"form": form}
+    assert found.scale_kind == ("row" if form == "qweight" and values["code"] == "thermometer" else "table")
+    indices = np.array([[3, 4, 7], [0, 9, 9]])
+    np.testing.assert_array_equal(found.load().bag(indices, mode="sum"), made.bag(indices, mode="sum"))
+    np.testing.assert_array_equal(found.load().words, made.words)
 
 
-def _values(made):
-    return {} if made.bits_per_value == 1 else {"bits_per_value": made.bits_per_value, "code": made.code}
-
-
-def test_of_many_tables_the_first_eight_are_named(tmp_path, monkeypatch, capsys):
+def test_what_a_state_dict_says_is_in_the_metadata_that_torch_keeps(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    made = PackedTable(np.zeros((2, 1), np.uint32), 32, metadata={"mode": "mean"})
-    safetensors_tables.save("new.safetensors", {f"t{i}.": made for i in range(11)})
-    _, _, err = called(monkeypatch, capsys, "convert", "new.safetensors", "back.pt")
-    assert len(err.splitlines()) == 9
-    assert err.endswith("note: the same for 3 more tables.\n")
+    saved({"mode": "mean"}, {"bits_per_value": 4, "code": "binary"})
+    called(monkeypatch, capsys, "convert", "new.safetensors", "back.pt", "--form", "words")
+    state = torch.load("back.pt", weights_only=True)
+    said = {"version": 2, "embedding_dim": 40, "bits_per_value": 4, "code": "binary", "metadata": {"mode": "mean"}}
+    assert json.loads(state._metadata["item"]["packedbag"]) == said
+    module = torch.nn.ModuleDict({"item": PackedEmbeddingBag(10, 40, bits_per_value=4, code="binary")})
+    module["linear"] = torch.nn.Linear(3, 2, bias=False)
+    module.load_state_dict(state)
+
+
+def test_values_of_a_checkpoint_that_does_not_say_them_are_options(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    module = PackedEmbeddingBag(10, 64, bits_per_value=4, code="binary")
+    torch.save({"item.weight": module.state_dict()["weight"]}, "t.pt")
+    assert called(monkeypatch, capsys, "convert", "t.pt", "n.safetensors")[0] == 0
+    assert safetensors_tables.read("n.safetensors").tables["item."].bits_per_value == 1
+    arguments = ("convert", "t.pt", "n.safetensors", "--bits-per-value", 4)
+    code, _, err = called(monkeypatch, capsys, *arguments)
+    assert (code, err[:67]) == (2, "error: code is None; it must be 'binary' or 'thermometer' with bits")
+    assert called(monkeypatch, capsys, *arguments, "--code", "binary")[0] == 0
+    (found,) = safetensors_tables.read("n.safetensors").tables.values()
+    assert (found.bits_per_value, found.code) == (4, "binary")
+    np.testing.assert_array_equal(found.load().rows(np.arange(10)), module(torch.arange(10)[:, None]).detach())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"embedding_dim": 100}, "says that 'item.weight' has 100 columns; it has 40. It was changed since: save it"),
+        ({"metadata": {"mode": "median"}}, "table 'item.': mode is 'median'"),
+        ({"metadata": {"padding_idx": 10}}, "table 'item.': padding_idx is 10"),
+        ({"bits_per_value": 3}, "what it says of table 'item' is no table: bits_per_value is 3"),
+    ],
+)
+def test_a_checkpoint_that_says_what_cannot_be_is_refused(tmp_path, monkeypatch, capsys, changed, message):
+    monkeypatch.chdir(tmp_path)
+    saved({}, {"bits_per_value": 4, "code": "binary"})
+    called(monkeypatch, capsys, "convert", "new.safetensors", "back.pt")
+    state = torch.load("back.pt", weights_only=True)
+    said = json.loads(state._metadata["item"]["packedbag"]) | changed
+    state._metadata["item"]["packedbag"] = json.dumps(said)
+    torch.save(state, "back.pt")
+    code, _, err = called(monkeypatch, capsys, "convert", "back.pt", "new.safetensors")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"error: back.pt: {message}")
 
 
 MISTAKES = [
@@ -150,6 +191,15 @@ MISTAKES = [
     (("old.pt", "new.pt"), "error: source is old.pt; it must be a packed .safetensors file"),
     (("old.pt", "new.safetensors", "--embedding-dim", 7), "error: embedding_dim is 7; it must be the D of a table"),
     (("old.pt", "new.safetensors", "--embedding-dim", 0), "error: embedding_dim is 0; it must be in 1..524288."),
+    (
+        ("old.pt", "new.safetensors", "--bits-per-value", 3, "--code", "binary"),
+        "error: bits_per_value is 3; it must be 1, 2, 4, 8, 16 or 32.",
+    ),
+    (("old.pt", "new.safetensors", "--code", "binary"), "error: code is 'binary'; it must be left out without"),
+    (
+        ("old.pt", "new.safetensors", "--bits-per-value", 16),
+        "error: old.pt: table 'user.': embedding_dim is 40; it must be a multiple of bits_per_value=16.",
+    ),
     (("old.pt", "new.safetensors", "--json", "no/c.json"), "error: --json is no/c.json; it must be a file in a folder"),
 ]
 

@@ -68,6 +68,21 @@ def test_a_format_by_name_and_json_alone(folder: Path) -> None:
     assert sorted(torch.load("m.pt", weights_only=True)) == ["movies.weight", "users.scale", "users.weight"]
 
 
+def test_values_of_a_checkpoint_are_said_by_it_or_by_options(folder: Path) -> None:
+    assert run("convert", "model.safetensors", "said.pt", "-q")[0] == 0
+    code, _, err = run("export", "said.pt", "--table", "movies", "--to", "m.pbag")
+    assert (code, err) == (0, "")
+    found, made = packedbag.load("m.pbag"), packedbag.load("movies.pbag")
+    assert (found.bits_per_value, found.code, found.mode, found.padding_idx) == (4, "thermometer", "mean", 0)
+    assert np.array_equal(found.bag(np.array([[1, 2]])), made.bag(np.array([[1, 2]])))
+    arguments = ("export", "checkpoint.pt", "--table", "movies", "--to", "m.pbag", "--embedding-dim", "100")
+    assert run(*arguments, "--bits-per-value", "4", "--code", "thermometer")[0] == 0
+    assert packedbag.load("m.pbag").bits_per_value == 4
+    code, _, err = run("export", "movies.pbag", "--to", "m.npy", "--bits-per-value", "4")
+    assert code == 2
+    assert err == "error: --bits-per-value is 4; it must be left out where MODEL is a packed file: it says that.\n"
+
+
 def test_a_checkpoint_is_exported_with_what_it_does_not_say_as_options(folder: Path) -> None:
     arguments = ("export", "checkpoint.pt", "--table", "movies", "--to", "m.pbag")
     code, _, err = run(*arguments)

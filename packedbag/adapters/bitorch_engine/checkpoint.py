@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from packedbag.adapters.bitorch_engine.checkpoint_tables import Checkpoint, find_tables
+from packedbag.adapters.bitorch_engine.checkpoint_tables import Checkpoint, check_values, find_tables
 from packedbag.adapters.bitorch_engine.forms import TableRows, check_form, tensors_of
 from packedbag.adapters.bitorch_engine.lookup import BinaryEmbeddingCuda
 from packedbag.adapters.bitorch_engine.packed_bools import PackedBools
@@ -18,6 +18,7 @@ from packedbag.adapters.bitorch_engine.state_search import find_state
 from packedbag.core.errors import ArgumentError
 from packedbag.core.layout import check_words
 from packedbag.io.dense_tensor import DenseTensor
+from packedbag.io.state_metadata import with_tables
 from packedbag.io.torch_file import TorchFile
 from packedbag.io.torch_writer import write_torch
 from packedbag.nn.base import PackedModule
@@ -61,13 +62,17 @@ def write_checkpoint(
     # Modules that occur twice are one table, and are written once.
     made = {id(table): tensors_of(table, form or table.form) for table in found.values()}
     named = {name[: -len(WEIGHT)]: made[id(table)] for name, table in found.items()}
-    write_torch(path, _replaced(state, named, found))
+    said = {name[: -len(WEIGHT)]: table.said(form or table.form) for name, table in found.items()}
+    about = {prefix: each for prefix, each in said.items() if each is not None}
+    write_torch(path, with_tables(_replaced(state, named, found), about))
 
 
 def read_checkpoint(
     path: str | os.PathLike[str],
     embedding_dim: int | None = None,
     *,
+    bits_per_value: int | None = None,
+    code: str | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Checkpoint:
     """Read the tables of a checkpoint of `torch.save`, packing them piece by piece.
@@ -80,11 +85,13 @@ def read_checkpoint(
     Args:
         path: a state dict, or a checkpoint with one inside, in torch's zip format. Nothing in it is executed.
         embedding_dim: D of ``qweight`` and words of its width; of others 8 or 32 times the width is taken.
+        bits_per_value, code: of all tables of which the file says nothing; None: each bit is a value. Where 2, 4 or 8
+            make one, the code is to be given.
         progress: called with the bytes that were read of tensors, and those of all.
 
     Raises:
         DataError: the file is missing, cut short, damaged, something else, or holds no such table.
-        ArgumentError: ``embedding_dim`` is out of range, or fits no table.
+        ArgumentError: ``embedding_dim``, ``bits_per_value`` or ``code`` is out of range, or fits no table.
     """
     total = done = 0
 
@@ -94,11 +101,12 @@ def read_checkpoint(
         progress(done, total)
 
     file = TorchFile(path, read)
-    state, left_out = find_state(Path(path), file.content)
+    values = check_values(bits_per_value, code)
+    state, left_out, said = find_state(Path(path), file.content)
     for name, tensor in state.items():
         file.check(tensor, name)
     total = sum(file.dense(tensor).nbytes for tensor in state.values())
-    return find_tables(file, state, left_out, embedding_dim)
+    return find_tables(file, state, left_out, embedding_dim, said, values)
 
 
 def _of_module(model: torch.nn.Module) -> dict[str, TableRows]:

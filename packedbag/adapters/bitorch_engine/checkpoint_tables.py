@@ -21,7 +21,10 @@ from packedbag.core.layout import (
     tail_mask,
     words_per_row,
 )
+from packedbag.core.thermometer import check_bits_per_value
+from packedbag.core.value_codes import BINARY_GROUPS, check_code
 from packedbag.io.dense_tensor import ITEM_BYTES, DenseTensor
+from packedbag.io.state_metadata import Said
 from packedbag.io.torch_file import TorchFile
 from packedbag.io.torch_pickle import TensorRef
 from packedbag.table import PackedTable
@@ -52,19 +55,28 @@ class Checkpoint:
 
 
 def find_tables(
-    file: TorchFile, state: Mapping[str, TensorRef], left_out: list[str], embedding_dim: int | None
+    file: TorchFile,
+    state: Mapping[str, TensorRef],
+    left_out: list[str],
+    embedding_dim: int | None,
+    said: Mapping[str, Said],
+    values: tuple[int, str] | None,
 ) -> Checkpoint:
     """Pack the tables of a state dict whose tensors were checked.
 
+    Args:
+        said: what the file says of tables, by prefix.
+        values: bits a value and code of the others, where they are given.
+
     Raises:
         DataError: it holds no table, or the file is damaged.
-        ArgumentError: ``embedding_dim`` is out of range, or fits no table.
+        ArgumentError: ``embedding_dim`` is out of range, or it or ``values`` fit no table.
     """
     if embedding_dim is not None:
         check_embedding_dim(embedding_dim)
     found = Checkpoint(file.path, left_out=left_out)
     taken: set[str] = set()
-    fits = False
+    fits = fits_values = False
     for name, tensor in state.items():
         if _is_qweight(state, name, tensor):
             prefix, form = name[: -len("qweight")], "qweight"
@@ -74,6 +86,13 @@ def find_tables(
             continue
         bits = {"bool": 1, "qweight": 8, "words": BITS_PER_WORD}[form]
         dim = tensor.shape[1] * bits
+        about = said.get(prefix)
+        if about is not None:
+            if -(-about.embedding_dim // bits) != tensor.shape[1]:
+                problem = f"says that {name!r:.100} has {about.embedding_dim} columns; it has {dim}"
+                raise DataError(file.path, None, problem, "It was changed since: save it again.")
+            fits |= bits > 1 and embedding_dim == about.embedding_dim
+            bits, dim = 1, about.embedding_dim
         if tensor.embedding_dim is not None:
             bits, dim = 1, tensor.embedding_dim
             if words_per_row(dim) != tensor.shape[1]:
@@ -82,7 +101,9 @@ def find_tables(
             bits, dim, fits = 1, embedding_dim, True
         if bits > 1:
             found.assumed[prefix] = dim
-        taken |= _take(found, file, state, prefix, form, dim)
+        if about is None and values is not None:
+            about, fits_values = Said(dim, *values), True
+        taken |= _take(found, file, state, prefix, form, dim, about)
     if not found.tables:
         raise DataError(
             file.path,
@@ -96,15 +117,24 @@ def find_tables(
         )
         allowed = "the D of a table that the file has as qweight or words"
         raise ArgumentError("embedding_dim", embedding_dim, allowed, f"Of its tables it would be: {known}.")
+    if values is not None and not fits_values:
+        allowed = "left out: the file says of all its tables how many bits make a value"
+        raise ArgumentError("bits_per_value", values[0], allowed)
     found.dense = {name: file.dense(tensor) for name, tensor in state.items() if name not in taken}
     return found
 
 
 def _take(
-    found: Checkpoint, file: TorchFile, state: Mapping[str, TensorRef], prefix: str, form: str, dim: int
+    found: Checkpoint,
+    file: TorchFile,
+    state: Mapping[str, TensorRef],
+    prefix: str,
+    form: str,
+    dim: int,
+    about: Said | None,
 ) -> set[str]:
     """Pack one table, and return the names of its tensors."""
-    metadata: dict[str, Any] = {FORM: form}
+    metadata: dict[str, Any] = {**(about.metadata if about else {}), FORM: form}
     weight, names = state.get(prefix + "weight"), {prefix + "weight"}
     if form == "qweight":
         names |= {prefix + "qweight", prefix + "scale_w"}
@@ -128,8 +158,32 @@ def _take(
         if beside is not None and beside.dtype == "F32" and beside.shape in ((), weight.shape[:1]):
             names.add(prefix + "scale")
             scale = floats_of(b"".join(file.pieces(beside)), "F32").reshape(beside.shape)
-    found.tables[prefix] = PackedTable(words, dim, scale, metadata)
+    values = {"bits_per_value": about.bits_per_value, "code": about.code} if about else {}
+    if about is not None and about.code == "binary" and scale is not None and len(set(scale.ravel().tolist())) == 1:
+        scale = scale.reshape(-1)[0]  # "qweight" has that of the table in every row, which binary values have not
+    try:
+        found.tables[prefix] = PackedTable(words, dim, scale, metadata, **values)  # type: ignore[arg-type]
+    except ArgumentError as error:  # its scales, mode or padding_idx do not go with the values
+        raise DataError(file.path, None, f"table {prefix!r:.100}: {error!s:.300}") from None
     return names
+
+
+def check_values(bits_per_value: int | None, code: str | None) -> tuple[int, str] | None:
+    """Return bits a value and code as they were given, or None where neither was.
+
+    Raises:
+        ArgumentError: there are no such values; or the code is left out where there are two.
+    """
+    if bits_per_value is None:
+        if code is not None:
+            raise ArgumentError("code", repr(code), "left out without bits_per_value", "Pass both.")
+        return None
+    bits = check_bits_per_value(bits_per_value, bits_per_value, "sum", "float32")
+    if code is None and bits in BINARY_GROUPS:
+        raise ArgumentError(
+            "code", None, f"'binary' or 'thermometer' with bits_per_value={bits}", "Words do not show it."
+        )
+    return bits, check_code("thermometer" if code is None else code, bits)
 
 
 def _words(file: TorchFile, tensor: TensorRef, form: str, dim: int) -> npt.NDArray[np.uint32]:

@@ -13,6 +13,7 @@ from packedbag.adapters.bitorch_engine.checkpoint import read_checkpoint
 from packedbag.adapters.bitorch_engine.forms import TableRows, check_form, tensors_of
 from packedbag.core.errors import ArgumentError, DataError
 from packedbag.io import safetensors_tables
+from packedbag.io.state_metadata import with_tables
 from packedbag.io.torch_writer import write_torch
 
 PACKED, CHECKPOINTS = ".safetensors", (".pt", ".pth", ".bin", ".ckpt")
@@ -71,12 +72,16 @@ def convert(
     form: str | None = None,
     embedding_dim: int | None = None,
     *,
+    bits_per_value: int | None = None,
+    code: str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Conversion:
     """Convert a checkpoint into a packed file, or a packed file into a checkpoint, piece by piece.
 
     The ending of ``target`` decides: .safetensors is a packed file, .pt, .pth, .bin and .ckpt are checkpoints. Tensors
-    that are no tables are copied. A checkpoint that was packed and unpacked has equal tensors under equal names.
+    that are no tables are copied. A checkpoint that was packed and unpacked has equal tensors under equal names, and a
+    packed file that was unpacked and packed has equal tables: what tensors do not show is said in the checkpoint's
+    ``_metadata``, see `packedbag.io.state_metadata`.
 
     Args:
         source: a checkpoint as `read_checkpoint` reads it; or a packed file as
@@ -84,6 +89,8 @@ def convert(
         target: the file to create or replace, in one atomic step.
         form: of tables in a checkpoint that is written, as in `write_checkpoint`; by default each table's own.
         embedding_dim: D of tables in a checkpoint that is read, where it does not say it, as in `read_checkpoint`.
+        bits_per_value, code: of tables in a checkpoint that is read, where it does not say them, as in
+            `read_checkpoint`.
         progress: called with the bytes that were converted, and those of all, counted as they are in the checkpoint.
 
     Raises:
@@ -96,18 +103,22 @@ def convert(
     if ending == PACKED:
         if form is not None:
             raise ArgumentError("form", repr(form), "left out where the target is a .safetensors file, of words")
-        return _pack(Path(source), Path(target), embedding_dim, progress)
+        return _pack(Path(source), Path(target), progress, (embedding_dim, bits_per_value, code))
     if ending in CHECKPOINTS:
-        if embedding_dim is not None:
-            raise ArgumentError("embedding_dim", embedding_dim, "left out where the source is a packed file: it says D")
+        for name, value in (("embedding_dim", embedding_dim), ("bits_per_value", bits_per_value), ("code", code)):
+            if value is not None:
+                raise ArgumentError(name, repr(value), "left out where the source is a packed file: it says that")
         return _unpack(Path(source), Path(target), form, progress)
     raise ArgumentError("target", target, f"a file that ends in {PACKED} (packed), or in {', '.join(CHECKPOINTS)}")
 
 
-def _pack(source: Path, target: Path, embedding_dim: int | None, progress: Progress) -> Conversion:
+def _pack(
+    source: Path, target: Path, progress: Progress, options: tuple[int | None, int | None, str | None]
+) -> Conversion:
     if source.suffix.lower() == PACKED:
         raise ArgumentError("source", source, "a checkpoint of torch.save where the target is a .safetensors file")
-    found = read_checkpoint(source, embedding_dim, progress=progress)
+    embedding_dim, bits_per_value, code = options
+    found = read_checkpoint(source, embedding_dim, bits_per_value=bits_per_value, code=code, progress=progress)
     safetensors_tables.save(target, found.tables, found.dense)
     tables = {name: TableRows.of_table(table) for name, table in found.tables.items()}
     return Conversion(
@@ -128,7 +139,7 @@ def _unpack(source: Path, target: Path, form: str | None, progress: Progress) ->
         raise ArgumentError("source", source, "a packed .safetensors file where the target is a checkpoint")
     stored = safetensors_tables.read(source)
     content: OrderedDict[str, Any] = OrderedDict(stored.dense)
-    tables = []
+    tables, said = [], {}
     for prefix, table in stored.tables.items():
         table.verify()
         rows = TableRows.of_table(table.load())
@@ -136,6 +147,7 @@ def _unpack(source: Path, target: Path, form: str | None, progress: Progress) ->
             if prefix + part in content:
                 raise DataError(source, None, f"has a tensor {prefix + part!r:.100} beside table {prefix!r:.100}")
             content[prefix + part] = tensor
+        said[prefix] = rows.said(form or rows.form)
         tables.append(_converted(prefix, rows, form or rows.form))
     total, done = sum(tensor.nbytes for tensor in content.values()), 0
 
@@ -144,7 +156,8 @@ def _unpack(source: Path, target: Path, form: str | None, progress: Progress) ->
         done += nbytes
         progress(done, total)
 
-    write_torch(target, content, wrote=wrote)
+    about = {prefix: each for prefix, each in said.items() if each is not None}
+    write_torch(target, with_tables(content, about), wrote=wrote)
     sizes = source.stat().st_size, target.stat().st_size
     return Conversion(source, target, *sizes, tables, list(stored.dense), [], {}, [])
 

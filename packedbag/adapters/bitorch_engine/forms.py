@@ -13,6 +13,7 @@ from packedbag.adapters.bitorch_engine.qweight import bytes_per_row
 from packedbag.core.errors import ArgumentError
 from packedbag.core.layout import unpack_array, view_words, words_per_row
 from packedbag.io.dense_tensor import PIECE, DenseTensor, Pieces
+from packedbag.io.state_metadata import Said
 from packedbag.nn.base import PackedModule
 from packedbag.table import PackedTable
 
@@ -32,6 +33,7 @@ class TableRows:
         num_embeddings, embedding_dim: V and D.
         scale: None, () or (V,) float32.
         metadata: of the table.
+        bits_per_value, code: how its bits make values.
     """
 
     rows: Callable[[int, int], npt.NDArray[Any]] = field(repr=False)
@@ -39,12 +41,15 @@ class TableRows:
     embedding_dim: int
     scale: npt.NDArray[Any] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    bits_per_value: int = 1
+    code: str = "thermometer"
 
     @classmethod
     def of_table(cls, table: PackedTable) -> TableRows:
         """Return the rows of a table, which is not copied."""
         words = table.words.view(np.uint32)
-        return cls(lambda a, b: words[a:b], len(table), table.embedding_dim, table.scale, table.metadata)
+        values = table.bits_per_value, table.code
+        return cls(lambda a, b: words[a:b], len(table), table.embedding_dim, table.scale, table.metadata, *values)
 
     @classmethod
     def of_module(cls, module: PackedModule, form: str) -> TableRows:
@@ -57,13 +62,23 @@ class TableRows:
             part: npt.NDArray[Any] = view_words(words[start:stop].cpu().numpy(), "uint32")
             return part
 
-        return cls(rows, module.num_embeddings, module.embedding_dim, scale, {FORM: form})
+        padding_idx = None if module.padding_votes else module.padding_idx
+        metadata = {FORM: form, "mode": module.mode, "padding_idx": padding_idx}
+        values = module.bits_per_value, module.code
+        return cls(rows, module.num_embeddings, module.embedding_dim, scale, metadata, *values)
 
     @property
     def form(self) -> str:
         """The form that the metadata name; "bool" where they name none."""
         form = self.metadata.get(FORM)
         return form if form in FORMS else "bool"
+
+    def said(self, form: str) -> Said | None:
+        """Return what a checkpoint with this table in a form is to say of it; None where tensors show all there is."""
+        about = {name: value for name, value in self.metadata.items() if name not in (FORM, SCALE_DTYPE)}
+        if form == "bool" and self.bits_per_value == 1 and not about:
+            return None
+        return Said(self.embedding_dim, self.bits_per_value, self.code, about)
 
 
 def check_form(form: str | None) -> None:

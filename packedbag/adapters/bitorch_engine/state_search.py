@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from packedbag.core.errors import DataError
-from packedbag.io.torch_pickle import Foreign, TensorRef
+from packedbag.io.state_metadata import Said, said_of_tables
+from packedbag.io.torch_pickle import Foreign, StateDict, TensorRef
 
 #: Keys under which checkpoints keep a model.
 KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
@@ -14,11 +15,11 @@ KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "
 DEEPEST = 8
 
 
-def find_state(path: Path, content: object) -> tuple[dict[str, TensorRef], list[str]]:
-    """Return the tensors of a checkpoint's model by name, and the names of what else it holds.
+def find_state(path: Path, content: object) -> tuple[dict[str, TensorRef], list[str], dict[str, Said]]:
+    """Return the tensors of a checkpoint's model by name, the names of what else it holds, and what it says of tables.
 
     Raises:
-        DataError: there is no model, or more than one.
+        DataError: there is no model, or more than one; or what it says of a table is no description of one.
     """
     left_out: list[str] = []
     for _ in range(DEEPEST):
@@ -34,7 +35,8 @@ def find_state(path: Path, content: object) -> tuple[dict[str, TensorRef], list[
     else:
         raise DataError(path, None, f"has dicts inside dicts, more than {DEEPEST} deep", "Save model.state_dict().")
     state = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, TensorRef)}
-    return state, left_out + [_readable(name) for name in content if name not in state]
+    said = said_of_tables(path, content.metadata if isinstance(content, StateDict) else None)
+    return state, left_out + [_readable(name) for name in content if name not in state], said
 
 
 def _key_of_model(path: Path, content: dict[Any, Any]) -> Any:
