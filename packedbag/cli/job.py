@@ -274,7 +274,9 @@ class Job:
     def _peak(self, kind: str, batch: Sequence[Bags]) -> int | None:
         """Measure, or say why not and return None: the training is done and must not be lost to this."""
         try:
-            return step_memory.measure(kind, batch, self.settings.embedding_dim, bits=self.settings.bits).peak_bytes
+            values = {"bits_per_value": self.settings.bits_per_value, "code": self.settings.code}
+            measured = step_memory.measure(kind, batch, self.settings.embedding_dim, bits=self.settings.bits, **values)
+            return measured.peak_bytes
         except MeasurementError as error:
             self._say(str(error))
             return None

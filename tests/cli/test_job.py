@@ -14,9 +14,14 @@ def job(quiet=False):
 
 
 def test_a_measurement_that_fails_costs_a_dash_and_not_the_run(monkeypatch, capsys):
-    def fails(kind, batch, embedding_dim, *, bits):
+    asked = []
+
+    def fails(kind, batch, embedding_dim, **options):
+        asked.append(options)
         raise MeasurementError(kind, "it takes about 99 GB, and 3 GB are free")
 
     monkeypatch.setattr(step_memory, "measure", fails)
     assert job()._peak("char", []) is None
     assert "a step with char tables could not be measured: it takes about 99 GB" in capsys.readouterr().err
+    settings = Settings()
+    assert asked == [{"bits": settings.bits, "bits_per_value": settings.bits_per_value, "code": settings.code}]
