@@ -30,9 +30,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -q -n 2 $(ARGS)
 
 test-hosted: $(READY)
-	$(BIN)/python -m pytest -q -n 2 --hosted --device cuda tests/nn tests/ops tests/optim tests/adapters --ignore tests/adapters/torchrec $(ARGS)
-	$(BIN)/python -m pytest -q -n 2 --hosted tests/gpu tests/backends tests/cuda_on_cpu/test_host_device.py \
-		-k "(cuda or gpu or host_device) and not emulated" $(ARGS)
+	HOSTED=1 PYTHON=$(BIN)/python GPU_PARTS="kernels modules" .ci/gpu
 
 test-distributed: $(TORCHREC)
 	$(BIN)/python -m pytest -q tests/distributed tests/adapters/torchrec $(ARGS)

@@ -8,6 +8,7 @@ memory (tests/cuda_on_cpu/host_device), where what is for a GPU then runs.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,6 +55,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             mark = item.get_closest_marker("host")
             if mark and not (device == "emulated" and mark.kwargs.get("emulated")):
                 item.add_marker(pytest.mark.skip(reason=f"about the CPU, not --device={device}"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
+    """End the run where a failure has left a GPU unusable: all tests after it would fail, and hide it."""
+    report = yield
+    torch = sys.modules.get("torch")
+    if report.failed and torch is not None and torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            why = str(error).splitlines()[0]
+            pytest.exit(f"the GPU is lost to this process since {item.nodeid}: {why}", returncode=3)
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -102,7 +102,10 @@ def measure(given: argparse.Namespace, results: dict[str, Any], say: Say, keep: 
             where = part if shape is None else f"{part} {shape.name}"
             results["errors"][where] = reason(error)
             say(f"  {where} failed: {results['errors'][where]}")
-        forward.release(clock.device)
+        try:
+            forward.release(clock.device)
+        except RuntimeError as error:  # an earlier failure may have left the device or its allocator in no state for it
+            say(f"  memory was not given back: {reason(error)}")
         keep()
     if "capacity" not in results and given.device == "cuda":
         results["capacity"] = capacity.computed(results["machine"]["memory_bytes"])
@@ -158,9 +161,13 @@ def main(arguments: list[str]) -> int:
     name = machine.slug(results["machine"]["name"])
     targets = [path for path in (given.json, given.page_folder and given.page_folder / f"{name}.json") if path]
 
+    pages = [path for path in (given.page, given.page_folder and given.page_folder / f"{name}.md") if path]
+
     def keep() -> None:
         for path in targets:
             path.write_text(json.dumps(shorter(results), separators=(",", ":")) + "\n")
+        for path in pages:
+            path.write_text(page.render(shorter(results)))
 
     if not given.earlier:
         measure(given, results, say, keep)
@@ -171,9 +178,8 @@ def main(arguments: list[str]) -> int:
         for part in figures.FIGURES:
             if results.get(part):
                 figures.draw(part, results[part], given.figures / f"{name}_{part}.svg")
-    for path in (given.page, given.page_folder and given.page_folder / f"{name}.md"):
-        if path:
-            path.write_text(page.render(results))
+    for path in pages:
+        path.write_text(page.render(results))
     wrong = [*tables.broken(results), *(f"{where}: {why}" for where, why in results["errors"].items())]
     say(f"\n{time.perf_counter() - start:.0f} s" + "".join(f"\nFAILED: {text}" for text in wrong))
     return 1 if wrong else 0

@@ -64,6 +64,9 @@ class CudaClock:
                 except BaseException:
                     with contextlib.suppress(RuntimeError):  # it only repeats that something went wrong
                         graph.capture_end()
+                    # capture_end stops before it tells the allocator, which would let nobody empty its cache again.
+                    with contextlib.suppress(Exception):
+                        torch._C._cuda_endAllocateToPool(self.device.index, graph.pool())
                     raise
                 graph.capture_end()
         finally:

@@ -33,7 +33,10 @@ def from_driver(card: Any) -> dict[str, str]:
         f"--query-gpu={','.join(ASKED)}",
         "--format=csv,noheader",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return {}
     values = [value.strip() for value in done.stdout.strip().split(",")]
     return dict(zip(ASKED, values, strict=True)) if done.returncode == 0 and len(values) == len(ASKED) else {}
 

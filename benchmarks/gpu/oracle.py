@@ -148,6 +148,7 @@ def check_step(
     Returns:
         How many rows were compared.
     """
+    optimizer.check()  # a GPU's steps are counted there, and the host asks when it must
     rows = chosen_rows(indices, module.num_embeddings)
     before, done = Rows.read(rows, module, optimizer), optimizer.param_groups[0]["step"]
     module(indices).backward(grad)

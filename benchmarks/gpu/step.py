@@ -24,8 +24,9 @@ SPARSE = "nn.EmbeddingBag, sparse gradient, SparseAdam"
 DENSE = "nn.EmbeddingBag, dense gradient, Adam (fused)"
 LR = 0.01
 BITS = (8, 4, 2)
-#: packedbag keeps 16 of float32's 24 bits of a row's statistic; torch adds with atomics, in any order.
-NEAR = {True: 1e-4, False: 2e-5}
+#: packedbag keeps 16 of float32's 24 bits of a row's statistic; torch adds with atomics, in any order, and a fused Adam
+#: that takes 1 - 0.999 in float32 is 1.3e-5 off.
+NEAR = 1e-4
 PHASES = ("forward", "backward", "update")
 
 
@@ -178,7 +179,7 @@ def _made(
 ) -> tuple[Step, int | None]:
     """Make a contender and check its first step; return it and what its second step holds at its peak."""
     step = make(shape, clock.device)
-    judge.check(name, shape, step.first(name, shape, inputs[0], grad), NEAR[isinstance(step, PackedStep)])
+    judge.check(name, shape, step.first(name, shape, inputs[0], grad), NEAR)
     return step, clock.peak_bytes(lambda: step(inputs[-1], grad))
 
 

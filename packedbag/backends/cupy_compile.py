@@ -6,9 +6,13 @@ numbers would then be 0 on a GPU alone, and a step would not give the bits of a 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import os
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +65,8 @@ def compiled(name: str, expression: str, capability: tuple[int, int], nvrtc: Any
     try:
         nvrtc.addNameExpression(program, expression)
         try:
-            nvrtc.compileProgram(program, (*cuda_kernels.OPTIONS, option))
+            with _alone_at_first():
+                nvrtc.compileProgram(program, (*cuda_kernels.OPTIONS, option))
         except nvrtc.NVRTCError as error:
             raise RuntimeError(f"{expression}: {nvrtc.getProgramLog(program)}") from error
         symbol: str = nvrtc.getLoweredName(program, expression)
@@ -75,6 +80,24 @@ def compiled(name: str, expression: str, capability: tuple[int, int], nvrtc: Any
     return path, symbol
 
 
+_first, _compiled_before = threading.Lock(), threading.Event()
+
+
+@contextlib.contextmanager
+def _alone_at_first() -> Iterator[None]:
+    """Let no thread compile beside the first one that does.
+
+    NVRTC opens its library of built-ins then; a thread that comes meanwhile is told that there is none (13.0).
+    """
+    if _compiled_before.is_set():
+        yield
+        return
+    with _first:
+        yield
+        _compiled_before.set()
+
+
+@functools.cache  # the replacement is one folder for all kernels of the process
 def _writable(folder: Path) -> Path:
     """Return ``folder``, made; or one for this process where it cannot be written to."""
     try:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from packedbag.backends import cuda_kernels
+from packedbag.backends import cuda_kernels, cupy_compile
 from packedbag.backends.cupy_compile import ENVIRONMENT, compiled, target
 
 
@@ -73,6 +76,26 @@ def test_a_kernel_is_compiled_once(cache: Path) -> None:
     assert len(list(cache.iterdir())) == 1
 
 
+def test_nothing_is_compiled_beside_the_first(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVRTC tells a thread that compiles meanwhile that its library of built-ins is missing."""
+    monkeypatch.setattr(cupy_compile, "_compiled_before", threading.Event())
+    opening = threading.Event()
+
+    class Opens(FakeCompiler):
+        def compileProgram(self, program: int, options: tuple[str, ...]) -> None:
+            assert not opening.is_set()
+            if not self.calls:
+                opening.set()
+                time.sleep(0.2)
+                opening.clear()
+            super().compileProgram(program, options)
+
+    nvrtc = Opens()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda instance: compiled(*instance, (9, 0), nvrtc), list(cuda_kernels.every_instance())[:4]))
+    assert len(nvrtc.calls) == len(list(cache.iterdir())) == 4
+
+
 def test_another_gpu_is_another_file(cache: Path) -> None:
     nvrtc = FakeCompiler()
     old, new = compiled("judge", "judge", (7, 5), nvrtc), compiled("judge", "judge", (12, 0), nvrtc)
@@ -93,8 +116,9 @@ def test_a_cache_that_cannot_be_written_is_replaced_for_the_process(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.write_text("a file where the folder should be")
-    path, _ = compiled("judge", "judge", (9, 0), FakeCompiler())
-    assert path.read_bytes() == b"machine code"
+    first, again = (compiled("judge", "judge", (9, 0), FakeCompiler()) for _ in range(2))
+    assert first[0].read_bytes() == b"machine code"
+    assert first == again
 
 
 def test_cupys_compiler_keeps_subnormal_numbers() -> None:

@@ -12,7 +12,10 @@ import pytest
 import torch
 
 from packedbag import PackedBagError, PackedEmbeddingBag, check_cuda
+from packedbag.backends import cuda_kernels
+from packedbag.cli.warm_cuda import warm_cuda
 from tests.devices import hosted
+from tests.gpu import small_cases
 
 pytestmark = pytest.mark.skipif(not hosted(), reason="pytest --hosted gives torch the devices")
 
@@ -49,6 +52,29 @@ def test_numbers_of_the_host_and_indices_on_it_are_not() -> None:
     assert x[torch.tensor([3, 1])].tolist() == [3, 1]
     x[torch.tensor([0])] = 7.0
     assert x.tolist() == [7, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        lambda x: x.__setitem__(torch.tensor([0], device=x.device), torch.ones(1)),
+        lambda x: torch.tensor(0.0).add_(x[0]),
+        lambda x: torch.add(x[0], 1.0, out=torch.tensor(0.0)),
+    ],
+    ids=["values on the host for rows", "a sum on the host in place", "a result on the host"],
+)
+def test_what_is_written_and_what_is_written_there_are_on_one_device(operator: Any) -> None:
+    with pytest.raises(RuntimeError, match="same device"), torch.device("cpu"):
+        operator(torch.arange(4.0, device="cuda"))
+
+
+def test_what_is_written_while_another_view_of_it_is_read_is_refused() -> None:
+    x, mask = torch.arange(6, device="cuda"), torch.ones(6, dtype=torch.bool, device="cuda")
+    for operator in (lambda: x[1:].add_(x[:-1]), lambda: mask[1:].masked_fill_(mask[:-1], False)):
+        with pytest.raises(RuntimeError, match="refer to a single memory location"):
+            operator()
+    assert x.add_(x).tolist() == [0, 2, 4, 6, 8, 10]
+    assert torch.add(x, x, out=x).tolist() == [0, 4, 8, 12, 16, 20]
 
 
 def test_generators_are_of_a_device() -> None:
@@ -138,6 +164,20 @@ def test_a_kernel_does_not_get_memory_of_the_host_or_another_device() -> None:
         with pytest.raises(AssertionError, match="a kernel on cuda:0 was handed memory on"):
             machine.address(tensor)
     machine.address(torch.ones(3).pin_memory())
+
+
+def test_what_compute_sanitizer_watches_on_a_gpu_is_right_here(capsys: pytest.CaptureFixture[str]) -> None:
+    small_cases.main()
+    assert "small cases: values right" in capsys.readouterr().out
+
+
+def test_doctor_compiles_every_kernel_for_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = [("judge", "judge"), ("judge", "finish"), *list(cuda_kernels.every_instance())[:2]]
+    monkeypatch.setattr(cuda_kernels, "every_instance", lambda: iter(some))
+    said: list[str] = []
+    warm_cuda(said.append)
+    assert len(said) == torch.cuda.device_count()
+    assert all(line.startswith("host memory: 4 kernels, ") for line in said)
 
 
 def test_memory_is_counted() -> None:

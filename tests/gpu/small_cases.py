@@ -26,7 +26,7 @@ def same(one: torch.Tensor, other: torch.Tensor) -> None:
 def bags(dim: int) -> None:
     """Run every mode, output and form of bags, and lookups."""
     words = packedbag.pack(torch.randn(40, dim))
-    for length in (1, 3, 20, 300):
+    for length in (3, 20, 300):
         indices = torch.randint(40, (5, length), dtype=torch.int32)
         offsets = torch.tensor([0, 0, length, 4 * length])
         for mode in MODES.values():
@@ -70,7 +70,7 @@ def steps(dim: int, mode: str) -> None:
 def main() -> None:
     """Run all."""
     torch.manual_seed(0)
-    for dim in (1, 33, 64, 128, 300):
+    for dim in (1, 33, 128):
         bags(dim)
         for mode in MODES:
             steps(dim, mode)

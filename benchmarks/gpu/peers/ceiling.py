@@ -18,6 +18,7 @@ from benchmarks.gpu.contender import Call, Contender
 from benchmarks.gpu.expected import Expected, WrongValuesError, poison
 from benchmarks.shapes import index_sets
 from benchmarks.table import Table
+from packedbag.backends.cupy_launch import TorchStream
 
 CEILING = "gather ceiling"
 SOURCE = Path(__file__).parents[1] / "gather.cu"
@@ -91,18 +92,12 @@ def _functions(names: tuple[str, ...]) -> dict[str, Any]:
     import cupy
 
     module = cupy.RawModule(code=SOURCE.read_text(), options=OPTIONS, name_expressions=names)
-    return {name: module.get_function(name) for name in names}
+    return {name: module.get_function(name).kernel for name in names}
 
 
 def _stream() -> Any:
-    """Return torch's current stream as CuPy knows it: a capture makes another one current."""
-    import cupy
-
-    current = torch.cuda.current_stream()
-    external = getattr(cupy.cuda.Stream, "from_external", None)
-    if external is not None and hasattr(current, "__cuda_stream__"):
-        return external(current)
-    return cupy.cuda.ExternalStream(current.cuda_stream, current.device_index)  # CuPy 13
+    """Return torch's current stream for a launch: a capture makes another one current."""
+    return TorchStream(torch.cuda.current_stream().cuda_stream)
 
 
 def _address(tensor: torch.Tensor) -> np.uint64:
@@ -119,13 +114,13 @@ def launcher(plan: Plan, function: Any, words: torch.Tensor) -> Launch:
         out = torch.empty((bags, width), dtype=torch.int32, device=words.device)
         pointers = source, _address(indices), _address(out)
         sizes = np.uint32(bags), np.uint32(length), np.uint32(width)
-        with _stream():
-            function(
-                (plan.grid(bags, width),),
-                (plan.block,),
-                (*pointers, *sizes),
-                shared_mem=plan.shared(length, width),
-            )
+        function(
+            (plan.grid(bags, width),),
+            (plan.block,),
+            (*pointers, *sizes),
+            shared_mem=plan.shared(length, width),
+            stream=_stream(),
+        )
         return out
 
     return call

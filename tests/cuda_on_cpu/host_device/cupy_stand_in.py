@@ -22,7 +22,15 @@ class Launches:
         self.recorded: list[tuple[Any, tuple[Any, ...], list[Any]]] = []
 
     def run(self, kernel: Any, arguments: tuple[Any, ...], tensors: list[Any]) -> None:
-        """Launch a kernel; ``tensors`` are kept if a graph is to do it again."""
+        """Launch a kernel; ``tensors`` are kept if a graph is to do it again.
+
+        Addresses of which the emulator was told nothing reach to the end of torch's memory there.
+        """
+        for value in arguments[2]:
+            if isinstance(value, np.uint64) and value and emulator.addresses.bytes_from(int(value)) is None:
+                length = self.library.host_device_bytes_from(ctypes.c_void_p(int(value)))
+                tensors.append(np.ctypeslib.as_array((ctypes.c_uint8 * length).from_address(int(value))))
+                emulator.remember(tensors[-1])
         if self.library.host_device_capturing():
             self.recorded.append((kernel, arguments, tensors))
             self.library.host_device_launched(len(self.recorded) - 1)
@@ -39,24 +47,28 @@ class Launches:
 def module(launches: Launches) -> ModuleType:
     """Return what stands for the module ``cupy``."""
 
-    def loaded(path: str) -> Any:
+    def launcher(kernel: Any) -> Any:
+        def launch(grid: Any, block: Any, arguments: tuple[Any, ...], shared_mem: int = 0, *, stream: Any) -> None:
+            assert stream.ptr == torch.cuda.current_stream().cuda_stream
+            tensors, HostedCuPy.named[:] = list(HostedCuPy.named), []
+            launches.run(kernel, (grid, block, arguments, shared_mem), tensors)
+
+        return SimpleNamespace(kernel=launch)
+
+    def loaded(path: str = "", **source: Any) -> Any:
         if launches.library.host_device_capturing():
             raise RuntimeError("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED: a module is loaded while a graph is captured")
-        name, expression = Path(path).name.split(" ", 1)
-        kernel = machine.compiled(name, expression)
-
-        def launch(grid: Any, block: Any, arguments: tuple[Any, ...], *, stream: Any) -> None:
-            tensors, HostedCuPy.named[:] = list(HostedCuPy.named), []
-            launches.run(kernel, (grid, block, arguments), tensors)
-
-        return SimpleNamespace(get_function=lambda symbol: SimpleNamespace(kernel=launch))
+        if path:
+            name, expression = Path(path).name.split(" ", 1)
+            return SimpleNamespace(get_function=lambda symbol: launcher(machine.compiled(name, expression)))
+        compiled_here = emulator.Module(**source)
+        return SimpleNamespace(get_function=lambda name: launcher(compiled_here.get_function(name)))
 
     cupy: Any = ModuleType("cupy")
     cupy.__version__, cupy.__spec__ = "stand-in", ModuleSpec("cupy", None)
     cupy.RawModule = loaded
     cupy.get_default_memory_pool = lambda: SimpleNamespace(total_bytes=lambda: 0)
     cupy.cuda = SimpleNamespace(
-        Stream=SimpleNamespace(from_external=lambda stream: stream),
         nvrtc=SimpleNamespace(getVersion=lambda: (0, 0), getSupportedArchs=lambda: (90,)),
     )
     return cupy
@@ -71,11 +83,11 @@ def install(launches: Launches) -> None:
     """Let packedbag find CuPy, and let the emulator know the memory of devices."""
     import sys
 
-    from packedbag.backends import cupy_cuda, cupy_launch
+    from packedbag.backends import cupy_compile, cupy_cuda, cupy_launch
 
     addresses.DEVICES.add("cuda")
     sys.modules["cupy"] = module(launches)
-    cupy_launch.compiled = compiled
+    cupy_launch.compiled = cupy_compile.compiled = compiled
     HostedCuPy.library = launches.library
     cupy_cuda.CuPy = HostedCuPy  # type: ignore[misc]
 

@@ -51,20 +51,50 @@ bool Blocks::is_pinned(const void *p) {
   return next->second.device < 0 && (const char *)p < (const char *)next->first + next->second.bytes;
 }
 
+void *Blocks::allocate(size_t bytes, int device) {
+  // A GPU's allocator hands out nothing for nothing.
+  void *p = bytes ? std::aligned_alloc(512, (bytes + 511) / 512 * 512) : nullptr;
+  add(p, bytes, device);
+  const std::lock_guard<std::mutex> hold(lock);
+  if (in_graph && p) of_this_graph.insert(p);
+  return p;
+}
+
+void Blocks::give_back(void *start) {
+  remove(start);
+  const std::lock_guard<std::mutex> hold(lock);
+  if (!of_this_graph.count(start) && !of_graphs.count(start)) std::free(start);
+}
+
+void Blocks::begin_graph() {
+  const std::lock_guard<std::mutex> hold(lock);
+  in_graph = true;
+}
+
+std::set<void *> Blocks::end_graph() {
+  const std::lock_guard<std::mutex> hold(lock);
+  in_graph = false;
+  of_graphs.insert(of_this_graph.begin(), of_this_graph.end());
+  return std::exchange(of_this_graph, {});
+}
+
+void Blocks::forget_graph(const std::set<void *> &memory) {
+  const std::lock_guard<std::mutex> hold(lock);
+  for (void *start : memory) {
+    of_graphs.erase(start);
+    if (!live.count(start)) std::free(start);
+  }
+}
+
 namespace {
 
-void give_back(void *p) {
-  blocks().remove(p);
-  std::free(p);
-}
+void give_back(void *p) { blocks().give_back(p); }
 
 struct Memory final : c10::Allocator {
   explicit Memory(bool pinned) : pinned(pinned) {}
   c10::DataPtr allocate(size_t n) override {
-    // A GPU's allocator hands out nothing for nothing; pinned memory of no bytes has an address, too.
-    void *p = n ? std::aligned_alloc(512, (n + 511) / 512 * 512) : nullptr;
     const Device device = pinned ? Device(DeviceType::CPU) : cuda(-1);
-    blocks().add(p, n, pinned ? -1 : device.index());
+    void *p = blocks().allocate(n, pinned ? -1 : device.index());
     return {p, p, &give_back, device};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &give_back; }
@@ -193,6 +223,16 @@ C10_REGISTER_CLASS(CUDAHooksRegistry, CUDAHooks, host_device::Hooks)
 extern "C" {
 int host_device_current() { return host_device::current; }
 void host_device_set(int index) { host_device::current = static_cast<c10::DeviceIndex>(index); }
+// Returns the bytes from an address to the end of the memory in use that it lies in, 0 where there is none.
+size_t host_device_bytes_from(const char *p) {
+  auto &all = host_device::blocks();
+  const std::lock_guard<std::mutex> hold(all.lock);
+  auto next = all.live.upper_bound(const_cast<char *>(p));
+  if (next == all.live.begin()) return 0;
+  --next;
+  const char *end = (const char *)next->first + next->second.bytes;
+  return p < end ? end - p : 0;
+}
 size_t host_device_allocated(int index) { return host_device::blocks().allocated[index]; }
 size_t host_device_peak(int index) { return host_device::blocks().peak[index]; }
 void host_device_reset_peak(int index) { host_device::blocks().peak[index] = host_device::blocks().allocated[index]; }

@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 
 namespace host_device {
 
@@ -22,13 +23,21 @@ struct Block {
   int device;  // -1: pinned memory of the host
 };
 
-// The memory of the devices, and the pinned memory, that is in use.
+// The memory of the devices, and the pinned memory, that is in use. What is allocated while a graph is captured is the
+// graph's: it is not freed before the graph is forgotten.
 struct Blocks {
   void add(void *start, size_t bytes, int device);
   void remove(void *start);
   bool is_pinned(const void *p);
+  void *allocate(size_t bytes, int device);
+  void give_back(void *start);
+  void begin_graph();
+  std::set<void *> end_graph();
+  void forget_graph(const std::set<void *> &memory);
   std::mutex lock;
   std::map<void *, Block> live;
+  std::set<void *> of_graphs, of_this_graph;
+  bool in_graph = false;
   size_t allocated[DEVICES] = {}, peak[DEVICES] = {};
 };
 Blocks &blocks();

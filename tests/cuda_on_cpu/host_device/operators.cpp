@@ -8,6 +8,7 @@
 #include <ATen/native/Resize.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <memory>
@@ -33,19 +34,22 @@ void drop_from_device(void *kept) {
   drop(kept);
 }
 
-at::Tensor over_the_same_bytes(const at::Tensor &t, Device device) {
-  const size_t bytes = t.storage().nbytes();
-  void *start = t.storage().mutable_data();
-  if (device.is_cuda()) blocks().add(start, bytes, device.index());
-  c10::DataPtr data(start, new Kept{t.storage(), start}, device.is_cuda() ? &drop_from_device : &drop, device);
-  auto *allocator = device.is_cuda() ? device_memory() : c10::GetAllocator(DeviceType::CPU);
-  c10::Storage storage(c10::Storage::use_byte_size_t(), bytes, std::move(data), allocator, true);
+at::Tensor over(c10::Storage storage, const at::Tensor &t, Device device) {
   const auto key = device.is_cuda() ? c10::DispatchKey::CUDA : c10::DispatchKey::CPU;
   auto made = at::detail::make_tensor<c10::TensorImpl>(std::move(storage), c10::DispatchKeySet(key), t.dtype());
   auto *impl = made.unsafeGetTensorImpl();
   impl->set_sizes_and_strides(t.sizes(), t.strides(), t.storage_offset());
   if (t.unsafeGetTensorImpl()->is_wrapped_number()) impl->set_wrapped_number(true);
   return made;
+}
+
+at::Tensor over_the_same_bytes(const at::Tensor &t, Device device) {
+  const size_t bytes = t.storage().nbytes();
+  void *start = t.storage().mutable_data();
+  if (device.is_cuda()) blocks().add(start, bytes, device.index());
+  c10::DataPtr data(start, new Kept{t.storage(), start}, device.is_cuda() ? &drop_from_device : &drop, device);
+  auto *allocator = device.is_cuda() ? device_memory() : c10::GetAllocator(DeviceType::CPU);
+  return over(c10::Storage(c10::Storage::use_byte_size_t(), bytes, std::move(data), allocator, true), t, device);
 }
 
 at::Tensor on_host(const at::Tensor &t) { return over_the_same_bytes(t, Device(DeviceType::CPU)); }
@@ -60,6 +64,7 @@ struct Recorded {
 
 struct Graph {
   std::vector<Recorded> all;
+  std::set<void *> memory;
 };
 
 using Launch = void (*)(int);
@@ -111,7 +116,10 @@ class Call {
   void run() {
     if (WAIT.count(name)) waits(name);
     const size_t count = schema.arguments().size(), begin = stack->size() - count;
-    for (size_t i = 0; i < count; i++) to_host((*stack)[begin + i]);
+    for (size_t i = 0; i < count; i++) {
+      const c10::AliasInfo *alias = schema.arguments()[i].alias_info();
+      to_host((*stack)[begin + i], alias != nullptr && alias->isWrite());
+    }
     for (size_t i = 0; i < count; i++) {
       c10::IValue &value = (*stack)[begin + i];
       const c10::Argument &argument = schema.arguments()[i];
@@ -139,10 +147,10 @@ class Call {
     at::Tensor device, host;
   };
 
-  at::Tensor host_of(const at::Tensor &t) {
+  at::Tensor host_of(const at::Tensor &t, bool may_be_there) {
     if (!t.defined()) return t;
     if (!t.is_cuda()) {
-      TORCH_CHECK(t.dim() == 0 || MIX.count(name), "Expected all tensors to be on the same device, but found at least two devices, cuda and ",
+      TORCH_CHECK(may_be_there, "Expected all tensors to be on the same device, but found at least two devices, cuda and ",
                   t.device(), "! (", name, ")");
       return t;
     }
@@ -152,23 +160,27 @@ class Call {
     for (const Pair &pair : seen) {
       if (pair.device.is_same(t)) return pair.host;
     }
-    seen.push_back({t, on_host(t)});
+    // Views of one memory stay that on the host: operators refuse to write to a view while they read from another.
+    const auto beside = std::find_if(seen.begin(), seen.end(), [&](const Pair &pair) { return pair.device.is_alias_of(t); });
+    seen.push_back({t, beside == seen.end() ? on_host(t) : over(beside->host.storage(), t, Device(DeviceType::CPU))});
     return seen.back().host;
   }
 
-  void to_host(c10::IValue &value) {
+  void to_host(c10::IValue &value, bool is_written) {
+    // A number may be on the CPU, if it is read.
+    const auto host = [&](const at::Tensor &t) { return host_of(t, !is_written && t.defined() && t.dim() == 0); };
     if (value.isTensor()) {
-      value = host_of(value.toTensor());
+      value = host(value.toTensor());
     } else if (value.isTensorList()) {
       c10::List<at::Tensor> all;
-      for (const at::Tensor &t : value.toTensorVector()) all.push_back(host_of(t));
+      for (const at::Tensor &t : value.toTensorVector()) all.push_back(host(t));
       value = all;
     } else if (value.isOptionalTensorList()) {
       c10::List<std::optional<at::Tensor>> all;
       for (const std::optional<at::Tensor> &t : value.toOptionalTensorVector()) {
         // Of a mask a GPU makes indices, and waits for their number; a write of one value does without.
         if (t && t->defined() && is_mask(*t) && name == "aten::index") waits("aten::index with a mask");
-        all.push_back(t ? std::optional<at::Tensor>(host_of(*t)) : std::nullopt);
+        all.push_back(t ? std::optional<at::Tensor>(host_of(*t, t->dim() == 0 || MIX.count(name))) : std::nullopt);
       }
       value = all;
     } else if (value.isDevice() && value.toDevice().is_cuda() && !device) {
@@ -309,6 +321,7 @@ void host_device_launched(int number) {
 }
 void host_device_begin_capture() {
   capturing = std::make_unique<Graph>();
+  blocks().begin_graph();
   const std::lock_guard<std::mutex> hold(blocks().lock);
   for (const auto &[start, block] : blocks().live) {
     const char *bytes = static_cast<const char *>(start);
@@ -316,6 +329,7 @@ void host_device_begin_capture() {
   }
 }
 int host_device_end_capture() {
+  capturing->memory = blocks().end_graph();
   const std::lock_guard<std::mutex> hold(blocks().lock);
   for (const auto &[start, bytes] : before_capture) {
     const auto found = blocks().live.find(start);
@@ -326,5 +340,10 @@ int host_device_end_capture() {
   return static_cast<int>(graphs.size()) - 1;
 }
 void host_device_replay(int number) { replay(*graphs.at(number)); }
-void host_device_forget(int number) { graphs.at(number).reset(); }
+void host_device_forget(int number) {
+  const auto graph = std::exchange(graphs.at(number), nullptr);
+  if (!graph) return;
+  graph->all.clear();
+  blocks().forget_graph(graph->memory);
+}
 }

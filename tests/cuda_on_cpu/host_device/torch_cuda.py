@@ -92,7 +92,7 @@ def install(library: ctypes.CDLL, replay_launch: Any) -> None:
         library: of `build.library`, loaded before torch.
         replay_launch: called with the number of a launch that a graph has recorded.
     """
-    for name in ("allocated", "peak"):
+    for name in ("allocated", "peak", "bytes_from"):
         getattr(library, f"host_device_{name}").restype = ctypes.c_size_t
     keep = ctypes.CFUNCTYPE(None, ctypes.c_int)(replay_launch)
     library.host_device_launches(keep)
