@@ -12,7 +12,10 @@ from packedbag import PackedEmbedding, PackedEmbeddingBag
 from packedbag.optim import CounterSGD, packed_parameters
 
 V, D, STEPS = 50, 70, 5
-pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
+pytestmark = [
+    pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed"),
+    pytest.mark.host(emulated=True),  # the ranks are processes that compute on the CPU
+]
 
 
 class Model(torch.nn.Module):

@@ -12,7 +12,7 @@ OFFSETS = [0, 3, 3, 4, 9]  # a bag of three, an empty one, one of one, one of fi
 
 
 def close(ours, theirs):
-    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours, theirs, rtol=3e-6, atol=3e-6)  # a GPU adds in another order every time
 
 
 def call_both(module, *args, **kwargs):
