@@ -57,7 +57,7 @@ def test_numbers_of_the_host_and_indices_on_it_are_not() -> None:
 @pytest.mark.parametrize(
     "operator",
     [
-        lambda x: x.__setitem__(torch.tensor([0], device=x.device), torch.ones(1)),
+        lambda x: x.__setitem__(torch.tensor([0, 1], device=x.device), torch.ones(2)),
         lambda x: torch.tensor(0.0).add_(x[0]),
         lambda x: torch.add(x[0], 1.0, out=torch.tensor(0.0)),
     ],
@@ -96,9 +96,10 @@ def refusing() -> Iterator[None]:
 
 
 WAITING = {
+    "the device": lambda x: torch.cuda.synchronize(),
     "a number for the host": lambda x: x[0].item(),
     "a copy to the host": lambda x: x.cpu(),
-    "a copy from the host": lambda x: x.copy_(torch.ones(4)),
+    "a copy from the host": lambda x: x.copy_(torch.ones(4, device="cpu")),
     "a list": lambda x: x.tolist(),
     "a size that depends on values": lambda x: x.unique(),
     "a mask": lambda x: x[x > 0],
@@ -118,7 +119,7 @@ def test_what_waits_is_refused_where_that_is_asked_for(what: str, request: pytes
 
 def test_a_copy_that_need_not_wait_is_not(refusing: None) -> None:
     x = torch.ones(4, device="cuda")
-    x.copy_(torch.zeros(4).pin_memory(), non_blocking=True)
+    x.copy_(torch.zeros(4, device="cpu").pin_memory(), non_blocking=True)
     x.to("cuda:1")
     x.masked_fill_(x > 0, 2.0).add_(1.0)
 
@@ -160,10 +161,10 @@ def test_a_kernel_does_not_get_memory_of_the_host_or_another_device() -> None:
     from packedbag.backends import cupy_cuda
 
     machine = cupy_cuda.CuPy()
-    for tensor in (torch.ones(3), torch.ones(3, device="cuda:1")):
+    for tensor in (torch.ones(3, device="cpu"), torch.ones(3, device="cuda:1")):
         with pytest.raises(AssertionError, match="a kernel on cuda:0 was handed memory on"):
             machine.address(tensor)
-    machine.address(torch.ones(3).pin_memory())
+    machine.address(torch.ones(3, device="cpu").pin_memory())
 
 
 def test_what_compute_sanitizer_watches_on_a_gpu_is_right_here(capsys: pytest.CaptureFixture[str]) -> None:

@@ -313,7 +313,17 @@ using namespace host_device;
 extern "C" {
 void host_device_waiting(int mode) { waiting = mode; }
 void host_device_flag(int *set_by_kernels, int *seen_by_host) { flags.push_back({set_by_kernels, seen_by_host}); }
-void host_device_synchronize() { waits("synchronize"); }
+// Returns why the host may not wait now, or null after it has. An exception would end the process here.
+const char *host_device_synchronize() {
+  static std::string why;
+  try {
+    waits("synchronize");
+  } catch (const c10::Error &error) {
+    why = error.what_without_backtrace();
+    return why.c_str();
+  }
+  return nullptr;
+}
 int host_device_capturing() { return capturing != nullptr; }
 void host_device_launches(Launch again) { launch_again = again; }
 void host_device_launched(int number) {

@@ -94,6 +94,7 @@ def install(library: ctypes.CDLL, replay_launch: Any) -> None:
     """
     for name in ("allocated", "peak", "bytes_from"):
         getattr(library, f"host_device_{name}").restype = ctypes.c_size_t
+    library.host_device_synchronize.restype = ctypes.c_char_p
     keep = ctypes.CFUNCTYPE(None, ctypes.c_int)(replay_launch)
     library.host_device_launches(keep)
     put(_host_device_launches=keep)  # C++ calls it as long as the process lives
@@ -105,6 +106,11 @@ def install(library: ctypes.CDLL, replay_launch: Any) -> None:
         if index >= 0:
             library.host_device_set(index)
         return before
+
+    def synchronize(device: Any = None) -> None:
+        refused = library.host_device_synchronize()
+        if refused:
+            raise RuntimeError(refused.decode())
 
     modes = {number: name for name, number in SYNC_MODES.items()}
     state = SimpleNamespace(sync=0)
@@ -162,7 +168,7 @@ def install(library: ctypes.CDLL, replay_launch: Any) -> None:
         max_memory_allocated=lambda device=None: int(library.host_device_peak(_index(device))),
         reset_peak_memory_stats=lambda device=None: library.host_device_reset_peak(_index(device)),
         empty_cache=nothing,
-        synchronize=lambda device=None: library.host_device_synchronize(),
+        synchronize=synchronize,
         _sleep=nothing,
         Stream=Stream,
         Event=Event,
