@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import struct
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -70,7 +71,7 @@ def compiled(name: str, expression: str, capability: tuple[int, int], nvrtc: Any
         except nvrtc.NVRTCError as error:
             raise RuntimeError(f"{expression}: {nvrtc.getProgramLog(program)}") from error
         symbol: str = nvrtc.getLoweredName(program, expression)
-        code: bytes = nvrtc.getCUBIN(program) if is_machine_code else nvrtc.getPTX(program)
+        code: bytes = whole(nvrtc.getCUBIN(program)) if is_machine_code else nvrtc.getPTX(program)
     finally:
         nvrtc.destroyProgram(program)
     path = folder / f"{stem}-{symbol}{suffix}"
@@ -78,6 +79,18 @@ def compiled(name: str, expression: str, capability: tuple[int, int], nvrtc: Any
         file.write(code)
     Path(file.name).replace(path)  # whole, or not there: other processes look for it
     return path, symbol
+
+
+def whole(code: bytes) -> bytes:
+    """Return machine code, an ELF file, with all the bytes that its header says it has.
+
+    CuPy 14 takes the last one, a zero, for the end of a string and drops it. CuPy itself hands the code to the driver
+    in memory, where Python ends bytes with a zero; a file is one byte short, and refused.
+    """
+    if not code.startswith(b"\x7fELF"):
+        return code
+    (programs, sections), sizes = struct.unpack_from("<2Q", code, 32), struct.unpack_from("<4H", code, 54)
+    return code.ljust(max(programs + sizes[0] * sizes[1], sections + sizes[2] * sizes[3]), b"\0")
 
 
 _first, _compiled_before = threading.Lock(), threading.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 import warnings
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from packedbag.backends import cuda_kernels, cupy_compile
-from packedbag.backends.cupy_compile import ENVIRONMENT, compiled, target
+from packedbag.backends.cupy_compile import ENVIRONMENT, compiled, target, whole
 
 
 class FakeCompiler:
@@ -121,10 +122,32 @@ def test_a_cache_that_cannot_be_written_is_replaced_for_the_process(
     assert first == again
 
 
-def test_cupys_compiler_keeps_subnormal_numbers() -> None:
+def cupys_compiler() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        nvrtc = pytest.importorskip("cupy").cuda.nvrtc
+        return pytest.importorskip("cupy").cuda.nvrtc
+
+
+@pytest.mark.parametrize("missing", [0, 1, 60])
+def test_machine_code_ends_where_its_header_says(missing: int) -> None:
+    header = b"\x7fELF".ljust(32, b"\1") + struct.pack("<2QIH4H", 300, 100, 0, 64, 56, 2, 64, 3)
+    file = header.ljust(350, b"\2").ljust(412, b"\0")
+    assert whole(file[: len(file) - missing]) == file
+
+
+@pytest.mark.parametrize("name", list(cuda_kernels.KERNELS))
+def test_cupys_compiler_leaves_whole_files(name: str) -> None:
+    nvrtc = cupys_compiler()
+    newest = max(nvrtc.getSupportedArchs())
+    expression = next(expression for kernel, expression in cuda_kernels.every_instance() if kernel == name)
+    code = compiled(name, expression, (newest // 10, newest % 10), nvrtc)[0].read_bytes()
+    program_headers, section_headers = struct.unpack_from("<2Q", code, 32)
+    size, number, section_size, sections = struct.unpack_from("<4H", code, 54)
+    assert max(program_headers + size * number, section_headers + section_size * sections) == len(code)
+
+
+def test_cupys_compiler_keeps_subnormal_numbers() -> None:
+    nvrtc = cupys_compiler()
     supported = nvrtc.getSupportedArchs()
     newest = max(supported)
     path, symbol = compiled("judge", "judge", (newest // 10, newest % 10), nvrtc)
