@@ -22,7 +22,7 @@ def same(found, expected):
 
 
 def as_bytes(tensor):
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def assert_same(found, expected):

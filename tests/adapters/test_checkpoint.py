@@ -14,6 +14,7 @@ from packedbag.adapters.bitorch_engine.qweight import binarize_
 from packedbag.core.errors import ArgumentError, DataError, PackedBagError
 from packedbag.io import safetensors_tables
 from tests.adapters.saved_states import DIMS, ROWS, assert_same, foreign_state, load, model, same
+from tests.devices import seeded
 
 
 @pytest.mark.parametrize("dim", DIMS)
@@ -39,11 +40,11 @@ def test_every_form_holds_the_same_bits(tmp_path, form, dim):
     write_checkpoint(expected, tmp_path / "m.pt", form)
     found = read_checkpoint(tmp_path / "m.pt", None if form == "bool" else dim)
     for prefix, layer in (("bag.", expected.bag), ("lookup.", expected.lookup)):
-        np.testing.assert_array_equal(found.tables[prefix].words, layer.weight.words.numpy())
+        np.testing.assert_array_equal(found.tables[prefix].words, layer.weight.words.cpu().numpy())
         assert found.tables[prefix].embedding_dim == dim
         said = {"form": form, "mode": layer.mode, "padding_idx": layer.padding_idx}
         assert found.tables[prefix].metadata == said
-    np.testing.assert_array_equal(found.tables["lookup."].scale, expected.lookup.row_scale)
+    np.testing.assert_array_equal(found.tables["lookup."].scale, expected.lookup.row_scale.cpu())
     if form == "qweight":  # which has a scale in every row
         assert found.tables["bag."].scale.tolist() == [1] * 9
     else:
@@ -179,14 +180,14 @@ def test_the_number_of_columns_is_assumed_where_nobody_says_it_and_told_where_so
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.usefixtures("small_file_pieces")
 def test_a_layer_that_was_never_prepared_gets_the_bits_of_its_floats(tmp_path, dtype):
-    weight = (torch.randn(60, 21, generator=torch.Generator().manual_seed(1)) + 0.1).to(dtype)
+    weight = (torch.randn(60, 21, generator=seeded(1)) + 0.1).to(dtype)
     unprepared = {"weight": weight, "qweight": torch.zeros(60, 3, dtype=torch.uint8), "scale_w": torch.ones(60, 1)}
     torch.save(unprepared, tmp_path / "old.pt")
     found = read_checkpoint(tmp_path / "old.pt")
     words, scale = torch.empty(60, 1, dtype=torch.int32), torch.empty(60)
     binarize_(words, scale, weight)
-    np.testing.assert_array_equal(found.tables[""].words.view(np.int32), words)
-    np.testing.assert_allclose(found.tables[""].scale, scale, rtol=1e-6)
+    np.testing.assert_array_equal(found.tables[""].words.view(np.int32), words.cpu())
+    np.testing.assert_allclose(found.tables[""].scale, scale.cpu(), rtol=1e-6)
     assert (found.tables[""].embedding_dim, found.binarized, found.assumed) == (21, [""], {})
     torch.save(unprepared | {"qweight": torch.ones(60, 3, dtype=torch.uint8)}, tmp_path / "old.pt")
     prepared = read_checkpoint(tmp_path / "old.pt")

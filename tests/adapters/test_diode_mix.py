@@ -97,7 +97,7 @@ def test_counters_lie_where_float_averages_do(bits: int) -> None:
     signs = layer.weight.to_bool()
     assert average > 0.3
     assert signs.float().mean() < 0.1  # a positive gradient clears bits
-    values = torch.arange(half) + 0.5
+    values = torch.arange(half, device=confidences.device) + 0.5
     mean = float((confidences * values).sum() / confidences.sum()) / half
     assert mean == pytest.approx(average, abs=0.06)
 

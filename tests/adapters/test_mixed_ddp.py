@@ -60,6 +60,7 @@ def run_rank(rank: int, store: str, results: Any) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.host(emulated=True)  # ranks of gloo, on the CPU, whose processes nobody tells of another device
 def test_two_ranks_end_where_one_process_does_and_refuse_together(tmp_path: Path) -> None:
     with mp.Manager() as manager:
         results = manager.dict()

@@ -16,7 +16,7 @@ from packedbag.adapters.bitorch_engine import BitFlip, DiodeMix, VoteFlip
 from packedbag.core.errors import ArgumentError, DtypeError, StateMismatchError
 from packedbag.optim import CounterSGD
 from tests.adapters.votes import loss_of, make_model, train
-from tests.devices import seeded, settled
+from tests.devices import hosted, seeded, settled
 from tests.optim.problems import assert_same, snapshot
 
 MAKERS: dict[str, Callable[..., Any]] = {
@@ -107,6 +107,7 @@ def test_floats_without_gradients_and_frozen_ones_stay() -> None:
     assert not optimizer.state
 
 
+@pytest.mark.skipif(hosted(), reason="devices in the host's memory have no sparse tensors")
 def test_a_sparse_gradient_is_refused_before_anything_has_changed() -> None:
     model = torch.nn.ModuleDict({"bits": small_model(), "sparse": torch.nn.Embedding(9, 3, sparse=True)})
     optimizer = MAKERS["DiodeMix-8"](model.parameters())

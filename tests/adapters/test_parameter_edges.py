@@ -41,7 +41,7 @@ READS: dict[str, Callable[[Any], Any]] = {
     "detached in place": lambda w: w.detach_(),
     "values of a plain tensor": lambda w: torch.arange(900).reshape(9, 100)[w],
     "rows of a plain tensor": lambda w: torch.arange(9)[w[:, 3]],
-    "an array by DLPack": lambda w: torch.from_numpy(np.from_dlpack(w).copy()),
+    "an array by DLPack": lambda w: torch.from_numpy(np.from_dlpack(w.cpu()).copy()),
     "a tensor by DLPack": lambda w: torch.from_dlpack(w[:, 3:50].clone()),
     "columns of strides": lambda w: w[:, 3::40].clone(),
 }
@@ -181,7 +181,7 @@ def test_few_bools_of_a_large_table_never_make_many(monkeypatch: pytest.MonkeyPa
 
 def test_code_that_reads_a_tensors_memory_itself_finds_no_way_to_crash() -> None:
     _, weight = both()
-    with pytest.raises(RuntimeError, match="data pointer"):
+    with pytest.raises((RuntimeError, TypeError), match=r"data pointer|apply_ is only implemented on CPU tensors"):
         weight.apply_(lambda value: value)
     with pytest.raises(RuntimeError, match="data pointer"):
         weight.data_ptr()
@@ -189,7 +189,7 @@ def test_code_that_reads_a_tensors_memory_itself_finds_no_way_to_crash() -> None
 
 def test_its_words_are_shared_with_other_processes() -> None:
     plain, weight = both()
-    assert not weight.is_shared()
+    assert weight.is_shared() == plain.is_shared()  # of a GPU all memory is
     assert weight[3:5].share_memory_().is_shared()
     assert weight.is_shared()
     weight[4] ^= True

@@ -18,6 +18,10 @@ LIMIT = 64 << 20
 #: Makes C++ code that asks a tensor for its memory raise: there is none behind these, and a read of it would crash.
 _GUARD = getattr(torch._C, "_set_throw_on_mutable_data_ptr", None)
 
+#: Operators of tensors on several devices; and those whose indices may be on the CPU. Numbers may be there, always.
+CROSSING = (torch.ops.aten.copy_, torch.ops.aten._to_copy)
+INDEXED = (torch.ops.aten.index, torch.ops.aten.index_put_, torch.ops.aten._index_put_impl_)
+
 Self = TypeVar("Self", bound="PackedBools")
 Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 #: What answers each operator of torch; a row is added by `handles`.
@@ -71,6 +75,7 @@ class PackedBools(torch.Tensor):
     ) -> Any:
         """Answer an operator of torch: on words where it has a handler, else on bools."""
         kwargs = kwargs or {}
+        check_devices(func, args)
         handler = OTHERS[0] if "out" in kwargs else HANDLERS.get(func.overloadpacket, OTHERS[0])
         return handler(func, args, kwargs)
 
@@ -108,7 +113,7 @@ class PackedBools(torch.Tensor):
         return values[0] if rows else values
 
     def numpy(self, *, force: bool = False) -> Any:
-        """Return a NumPy array, a copy; refused above 64 MB."""
+        """Return a NumPy array, a copy; refused above 64 MB, and of another device than the CPU without ``force``."""
         return self._asked_for("numpy()").numpy(force=force)
 
     def tolist(self) -> Any:
@@ -116,7 +121,7 @@ class PackedBools(torch.Tensor):
         return self._asked_for("tolist()").tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        array = self._asked_for("a NumPy array").numpy(force=True)
+        array = self._asked_for("a NumPy array").numpy()
         return array if dtype is None else array.astype(dtype)
 
     def __dlpack__(self, **kwargs: Any) -> Any:
@@ -152,6 +157,22 @@ class PackedBools(torch.Tensor):
     def _asked_for(self, what: str) -> torch.Tensor:
         check_size(self, what)
         return self.to_bool()
+
+
+def check_devices(func: Any, args: tuple[Any, ...]) -> None:
+    """Raise what torch raises where tensors of an operator are on several devices: words would be moved in silence."""
+    packet, found = func.overloadpacket, None
+    if func.namespace != "aten" or packet in CROSSING or packet.__name__.startswith("_foreach_"):
+        return
+    for position, value in enumerate(args):
+        is_index = position == 1 and packet in INDEXED
+        for tensor in value if isinstance(value, list | tuple) else (value,):
+            if not isinstance(tensor, torch.Tensor) or (tensor.device.type == "cpu" and (is_index or not tensor.ndim)):
+                continue
+            if found is not None and tensor.device != found:
+                two = f"{found} and {tensor.device}"
+                raise RuntimeError(f"Expected all tensors to be on the same device, but found at least two: {two}")
+            found = tensor.device
 
 
 def check_size(tensor: PackedBools, what: str) -> None:

@@ -48,7 +48,7 @@ def index(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Ten
         return torch.cat([bits.read(rows)[:, indices[1]] for rows in bits.pieces()] or [bits.read()[:, indices[1]]])
     if first.ndim == 2 and first.dtype == torch.bool:
         check_mask(tensor, first)
-        return torch.cat([bits.read(rows)[plain(first[rows])] for rows in bits.pieces()] or [first.new_empty(0)])
+        return torch.cat([bits.read(rows)[plain(first[rows])] for rows in bits.pieces()] or [bits.read().reshape(-1)])
     if first.dtype == torch.bool:
         check_mask(tensor, first)
         first = first.nonzero().squeeze(1)

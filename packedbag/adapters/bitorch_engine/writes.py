@@ -111,6 +111,7 @@ def index_put_(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torc
     first, values = indices[0], plain(values)
     if values.dtype != torch.bool:
         raise DtypeError("values", values.dtype, "bool", "Pass values > 0 for the signs of numbers.")
+    values = values.to(tensor.device)  # a number that is set comes on the CPU
     if first is not None and first.dtype == torch.bool:
         check_mask(tensor, first)
         if first.ndim == 2:
@@ -209,7 +210,7 @@ def _parts(tensor: PackedBools, other: Any) -> Callable[[slice], Any]:
         # Words of its own: it may be a view of the columns that are written.
         return BitRows(other.bits.packed(), other.shape[1], range(other.shape[1])).read
     other = plain(other)
-    if not isinstance(other, torch.Tensor):
+    if not isinstance(other, torch.Tensor) or not other.ndim:  # a number, which may be on the CPU as it is
         return lambda rows: other
     try:
         wide = other.expand(tensor.shape)
