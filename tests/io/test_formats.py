@@ -63,7 +63,9 @@ def test_what_a_file_serves_equals_what_its_module_answers(
     packedbag.save(module, path)
     indices = torch.randint(50, (20, 7))
     served = packedbag.load(path).bag(indices.cpu().numpy())
-    np.testing.assert_array_equal(served, module(indices).detach().cpu().numpy())
+    # A GPU adds scaled rows in an order of its own; all else is equal.
+    rounding = 1e-5 if indices.is_cuda and scale == "row" else 0
+    np.testing.assert_allclose(served, module(indices).detach().cpu().numpy(), rtol=rounding, atol=rounding)
     assert served.shape == (20, 104 // bits)
 
 
@@ -86,8 +88,8 @@ def test_binary_values_that_a_file_serves_equal_those_that_its_module_looks_up(t
     torch.nn.init.constant_(module.scale, 0.3)
     packedbag.save(module, tmp_path / "t.pbag")
     indices = torch.tensor([[3, 4], [0, 49]])
-    served = packedbag.load(tmp_path / "t.pbag").rows(indices.numpy())
-    np.testing.assert_array_equal(served, module(indices).detach().numpy())
+    served = packedbag.load(tmp_path / "t.pbag").rows(indices.cpu().numpy())
+    np.testing.assert_array_equal(served, module(indices).detach().cpu().numpy())
 
 
 @every_format

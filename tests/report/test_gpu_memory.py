@@ -33,6 +33,8 @@ MADE = [
     ("packed", {"bits": 2, "bits_per_value": 4, "code": "binary"}),
     ("packed", {"bits": 1, "bits_per_value": 8, "code": "binary"}),
 ]
+#: The stand-in is the CPU: with a GPU its child runs as it is.
+pytestmark = pytest.mark.host(emulated=True)
 needs_emulator = pytest.mark.skipif(machine.missing() is not None, reason=f"the emulator of CUDA: {machine.missing()}")
 
 
