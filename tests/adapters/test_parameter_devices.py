@@ -28,7 +28,6 @@ READS: dict[str, Callable[[Any, Make], Any]] = {
     "equal to": lambda w, put: w == put(bools(9, 100, seed=1)),
     "equal": lambda w, put: torch.equal(w, put(bools(9, 100, seed=1))),
     "masked fill": lambda w, put: w.masked_fill(put(bools(9, 100, seed=1)), True),
-    "masked fill with a number": lambda w, put: w.masked_fill(w.clone(), put(torch.tensor(False))),
     "rows": lambda w, put: w[put(torch.tensor([3, -1]))],
     "pairs": lambda w, put: w[put(torch.tensor([3, 1])), put(torch.tensor([0, 7]))],
     "columns": lambda w, put: w[:, put(torch.tensor([3, 99]))],
@@ -56,15 +55,22 @@ WRITES: dict[str, Callable[[Any, Make], Any]] = {
     "masked fill of columns": lambda w, put: w[:, 3:50].masked_fill_(put(bools(9, 47, seed=1)), False),
     "rows": lambda w, put: w.__setitem__(put(torch.tensor([1, 2])), bools(2, 100, seed=1).to(w.device)),
     "rows of other values": lambda w, put: w.__setitem__([1, 2], put(bools(2, 100, seed=1))),
-    "rows of one value": lambda w, put: w.__setitem__([1, 2], put(bools(1, seed=1))),
-    "rows of a number": lambda w, put: w.__setitem__([1, 2], put(torch.tensor(True))),
-    "pairs of a number": lambda w, put: w.__setitem__(([1, 2], [3, 4]), put(torch.tensor(True))),
-    "columns of a number": lambda w, put: w.__setitem__((slice(None), [3, 4]), put(torch.tensor(True))),
     "pairs": lambda w, put: w.__setitem__((put(torch.tensor([1, 2])), put(torch.tensor([3, 4]))), True),
     "columns": lambda w, put: w.__setitem__((slice(None), put(torch.tensor([3, 4]))), True),
     "a mask": lambda w, put: w.__setitem__(put(bools(9, 100, seed=1)), True),
     "index fill": lambda w, put: w.index_fill_(0, put(torch.tensor([1, 4])), True),
     "index copy": lambda w, put: w.index_copy_(0, torch.tensor([1, 4]).to(w.device), put(bools(2, 100, seed=1))),
+}
+NUMBERS: dict[str, Callable[[Any, torch.Tensor], Any]] = {
+    "rows": lambda w, number: w.__setitem__([1, 2], number),
+    "rows of columns": lambda w, number: w[:, 3:50].__setitem__([1, 2], number),
+    "pairs": lambda w, number: w.__setitem__(([1, 2], [3, 4]), number),
+    "columns": lambda w, number: w.__setitem__((slice(None), [3, 4]), number),
+    "a mask": lambda w, number: w.__setitem__(bools(9, 100, seed=1).to(w.device), number),
+    "fill": lambda w, number: w.fill_(number),
+    "index fill": lambda w, number: w.index_fill_(1, torch.tensor([1, 4]).to(w.device), number),
+    "masked fill": lambda w, number: w.masked_fill_(bools(9, 100, seed=1).to(w.device), number),
+    "masked fill of a copy": lambda w, number: w.copy_(w.masked_fill(bools(9, 100, seed=1).to(w.device), number)),
 }
 two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two GPUs")
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -108,6 +114,18 @@ def test_what_is_written_is_what_bools_hold_then(operator: Callable[[Any, Make],
     plain, weight = both(here)
     refused = outcome(operator, plain, there) == "refused"
     assert (outcome(operator, weight, there) == "refused") == refused
+    agree(plain, weight.to_bool())
+
+
+@every_pair
+@pytest.mark.parametrize("operator", NUMBERS.values(), ids=NUMBERS)
+@pytest.mark.parametrize("number", [False, True])
+def test_a_number_that_bits_are_set_to_may_be_anywhere(
+    operator: Callable[[Any, torch.Tensor], Any], number: bool, here: str, there: str
+) -> None:
+    plain, weight = both(here)
+    operator(plain, torch.tensor(number, device=here))
+    operator(weight, torch.tensor(number, device=there))
     agree(plain, weight.to_bool())
 
 

@@ -21,6 +21,11 @@ _GUARD = getattr(torch._C, "_set_throw_on_mutable_data_ptr", None)
 #: Operators of tensors on several devices; and those whose indices may be on the CPU. Numbers may be there, always.
 CROSSING = (torch.ops.aten.copy_, torch.ops.aten._to_copy)
 INDEXED = (torch.ops.aten.index, torch.ops.aten.index_put_, torch.ops.aten._index_put_impl_)
+#: Operators that set bits to their last argument: a number of any device.
+FILLING = (
+    *(torch.ops.aten.index_put_, torch.ops.aten._index_put_impl_, torch.ops.aten.index_fill_),
+    *(torch.ops.aten.fill_, torch.ops.aten.masked_fill, torch.ops.aten.masked_fill_),
+)
 
 Self = TypeVar("Self", bound="PackedBools")
 Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -166,6 +171,8 @@ def check_devices(func: Any, args: tuple[Any, ...]) -> None:
         return
     for position, value in enumerate(args):
         is_index = position == 1 and packet in INDEXED
+        if position > 0 and packet in FILLING and isinstance(value, torch.Tensor) and not value.ndim:
+            continue
         for tensor in value if isinstance(value, list | tuple) else (value,):
             if not isinstance(tensor, torch.Tensor) or (tensor.device.type == "cpu" and (is_index or not tensor.ndim)):
                 continue
