@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from packedbag.adapters.torchrec_requirement import import_torchrec
+from packedbag.backends import select
 from packedbag.cli.console import FAILED, fail, notes, output
 from packedbag.cli.interrupt import StopWish, stop_wish
 from packedbag.cli.progress import ReadingBar, TrainingBar
@@ -26,6 +27,7 @@ from packedbag.core.errors import ArgumentError, CheckpointError
 from packedbag.io.atomic import replacing
 from packedbag.recsys import metrics, ranks, tensorboard
 from packedbag.recsys.dataset import Dataset
+from packedbag.recsys.device import find_device, seen_alone
 from packedbag.recsys.export import export_tables, write_tables
 from packedbag.recsys.log import EpochLog
 from packedbag.recsys.settings import TIMEOUT, Settings
@@ -39,6 +41,7 @@ from packedbag.report.step_memory import Bags, MeasurementError
 
 #: Threads, at most: OpenMP ends the process where it cannot start as many as it was told.
 MAX_THREADS = 1024
+CPU = torch.device("cpu")
 #: With more tables than these, they are not listed one by one.
 MANY_TABLES = 12
 
@@ -64,8 +67,11 @@ class Job:
     quiet: bool
     sharding: str | None = None
     timeout: int = TIMEOUT
+    device: str = "cpu"
     #: Whether this process writes logs and the table: of several, the first.
     _speaks: bool = True
+    #: What ``device`` names.
+    _device: torch.device = CPU
 
     def run(self) -> None:
         """Train, measure, export, and print the table.
@@ -73,6 +79,7 @@ class Job:
         Raises:
             PackedBagError: a mistake of the user's, in words.
             OSError: a file cannot be written.
+            MemoryError: the GPU has too little.
             SystemExit: a signal asked for a stop; the checkpoint holds everything.
         """
         metrics.require()
@@ -88,6 +95,7 @@ class Job:
             if self.threads > MAX_THREADS:
                 raise ArgumentError("--threads", self.threads, f"at most {MAX_THREADS}")
             torch.set_num_threads(self.threads)
+        where = self._choose_device()
         if self.sharding is not None:
             self._join()
         dataset = self._open()
@@ -99,6 +107,8 @@ class Job:
             except Stopped:
                 self._say(f"stopped; everything is saved. Continue with the same command and --resume ({self.output}).")
                 sys.exit(wish.exit_code)
+            except torch.cuda.OutOfMemoryError as error:  # a RuntimeError, too
+                raise MemoryError(f"{self._device}: {str(error).partition('. GPU ')[0]}") from None
             except (RuntimeError, CheckpointError) as error:
                 if self.sharding is None or not ranks.is_lost(error):
                     raise
@@ -108,9 +118,30 @@ class Job:
         comparison = self._compare(dataset, results)
         if self.json_path is not None:
             with replacing(self.json_path) as file:
-                file.write(json.dumps(comparison.plain(), indent=2).encode() + b"\n")
+                numbers = comparison.plain() | {"device": str(self._device)}
+                file.write(json.dumps(numbers, indent=2).encode() + b"\n")
         output.print(render(comparison))
         output.print(explain(comparison), soft_wrap=True)
+        if self._device.type == "cuda":
+            peak = "; the peak in a step is that of torch's allocator there" if self.memory else ""
+            output.print(f"trained on {where}{peak}.", soft_wrap=True)
+
+    def _choose_device(self) -> str:
+        """Find the device to train on, say which it is where that is a GPU, and return what it is called.
+
+        Raises:
+            ArgumentError: torch cannot use it, or --sharding cannot.
+        """
+        if self.sharding is not None and self.device != "cpu":
+            advice = "Leave out --sharding to train on one GPU."
+            allowed = "cpu: the processes of --sharding train on CPUs"
+            raise ArgumentError("--device", f"{self.device!r} with --sharding", allowed, advice)
+        self._device = find_device(self.device)
+        if self._device.type == "cpu":
+            return "cpu"
+        where = f"{self._device} ({torch.cuda.get_device_name(self._device)})"
+        self._say(f"device: {where}; packed tables by the backend {select('cuda').name}")
+        return where
 
     def _open(self) -> Dataset:
         source, split = open_source(self.dataset, self.data)
@@ -165,10 +196,11 @@ class Job:
 
     def _trainer(self, kind: str, dataset: Dataset, folder: Path) -> Trainer:
         if self.sharding is None:
-            return Trainer(kind, dataset, self.settings, folder, checkpoint_steps=self.checkpoint_steps)
+            options: dict[str, Any] = {"checkpoint_steps": self.checkpoint_steps, "device": self._device}
+            return Trainer(kind, dataset, self.settings, folder, **options)
         from packedbag.recsys.sharded_trainer import ShardedTrainer  # needs TorchRec
 
-        options: dict[str, Any] = {"sharding": self.sharding, "checkpoint_steps": self.checkpoint_steps}
+        options = {"sharding": self.sharding, "checkpoint_steps": self.checkpoint_steps}
         return ShardedTrainer(dataset, self.settings, folder, **options)
 
     def _export(self, trainer: Trainer, dataset: Dataset, folder: Path) -> list[Path]:
@@ -274,8 +306,9 @@ class Job:
     def _peak(self, kind: str, batch: Sequence[Bags]) -> int | None:
         """Measure, or say why not and return None: the training is done and must not be lost to this."""
         try:
-            values = {"bits_per_value": self.settings.bits_per_value, "code": self.settings.code}
-            measured = step_memory.measure(kind, batch, self.settings.embedding_dim, bits=self.settings.bits, **values)
+            options = {name: getattr(self.settings, name) for name in ("bits", "bits_per_value", "code")}
+            with seen_alone(self._device) as device:
+                measured = step_memory.measure(kind, batch, self.settings.embedding_dim, device=device, **options)
             return measured.peak_bytes
         except MeasurementError as error:
             self._say(str(error))

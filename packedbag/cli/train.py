@@ -26,6 +26,8 @@ packedbag train criteo --data train.txt --hash-rows 1000000 --split time
 
 packedbag train libfm --data train.libfm --output runs/mine --resume
 
+packedbag train criteo --data train.txt --device cuda --batch-size 8192
+
 torchrun --nproc-per-node=2 -m packedbag train movielens-100k --sharding row
 """
 
@@ -156,6 +158,13 @@ def train(
         int,
         typer.Option(help="With --sharding: seconds to wait for a process that is gone.", rich_help_panel=RUN),
     ] = TIMEOUT,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Where the model is trained: cpu, cuda (a GPU), or cuda:1. A run may go on on another.",
+            rich_help_panel=RUN,
+        ),
+    ] = "cpu",
     threads: Annotated[
         int | None,
         typer.Option(help="Threads of torch; fewer are faster where others use the cores too.", rich_help_panel=RUN),
@@ -228,6 +237,7 @@ def train(
             compare=compare,
             sharding=sharding,
             timeout=timeout,
+            device=device,
             threads=threads,
             output=output or Path("runs") / dataset,
             resume=resume,

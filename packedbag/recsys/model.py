@@ -10,6 +10,7 @@ from torch import nn
 from packedbag.core.errors import ArgumentError
 from packedbag.nn import PackedEmbeddingBag
 from packedbag.recsys.chunk import Field
+from packedbag.recsys.device import sent
 from packedbag.recsys.rows import Rows
 
 KINDS = ("packed", "fp32")
@@ -57,12 +58,18 @@ class ClickModel(nn.Module):
         width = len(self.tables) * embedding_dim // (bits_per_value if kind == "packed" else 1)
         self.perceptron = perceptron(width, hidden, dropout)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tables are; a batch is sent there."""
+        return next(self.perceptron.parameters()).device
+
     def forward(self, batch: Rows) -> torch.Tensor:
-        """Return the logit of each row, (n,) float32."""
+        """Return the logit of each row, (n,) float32, on the device of the tables."""
+        device = self.device
         parts = []
         for table, column in zip(self.tables, batch.columns, strict=True):
-            weights = None if column.weights is None else torch.from_numpy(column.weights)
-            parts.append(table(torch.from_numpy(column.indices), torch.from_numpy(column.offsets), weights))
+            weights = None if column.weights is None else sent(column.weights, device)
+            parts.append(table(sent(column.indices, device), sent(column.offsets, device), weights))
         logits: torch.Tensor = self.perceptron(torch.cat(parts, dim=1))
         return logits.squeeze(1)
 

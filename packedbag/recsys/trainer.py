@@ -15,8 +15,10 @@ import torch
 from torch.nn import functional as F
 
 from packedbag.core.errors import ArgumentError, CheckpointError
+from packedbag.optim.base import PackedOptimizer
 from packedbag.recsys import checkpoint, metrics
 from packedbag.recsys.dataset import Dataset, Order
+from packedbag.recsys.device import sent
 from packedbag.recsys.epoch import Epoch, TableReport, flip_counts, table_reports, untouched_rows
 from packedbag.recsys.metrics import Score
 from packedbag.recsys.model import ClickModel
@@ -31,6 +33,8 @@ from packedbag.report.memory import resident_bytes
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
+#: The state of a GPU's generator in a checkpoint; one that was written on a CPU does not have it.
+RANDOM_CUDA = "random_cuda"
 
 
 @dataclass
@@ -60,15 +64,25 @@ class Trainer:
         settings: of the run.
         folder: for `CHECKPOINT` and `BEST`; made if missing.
         checkpoint_steps: steps between checkpoints; the end of an epoch is one anyway.
+        device: where the model is trained: the CPU or a GPU. The first bits are the same on all, and so is what a
+            checkpoint holds: a run may go on elsewhere.
 
     Raises:
         OSError: the folder cannot be made.
     """
 
     def __init__(
-        self, kind: str, dataset: Dataset, settings: Settings, folder: Path, *, checkpoint_steps: int = CHECKPOINT_STEPS
+        self,
+        kind: str,
+        dataset: Dataset,
+        settings: Settings,
+        folder: Path,
+        *,
+        checkpoint_steps: int = CHECKPOINT_STEPS,
+        device: str | torch.device = "cpu",
     ) -> None:
         metrics.require()
+        self.device = torch.device(device)
         self.kind = kind
         self.dataset = dataset
         self.settings = settings
@@ -89,7 +103,8 @@ class Trainer:
         Raises:
             Stopped: the watcher asked for it.
             CheckpointError: a checkpoint cannot be written, or is not one of this run.
-            ArgumentError: a part's labels are all the same.
+            ArgumentError: a part's labels are all the same, or the loss is not finite.
+            GradientError: a step was refused; on a GPU some steps ago, and no checkpoint was written since.
         """
         if resume:
             self.load()
@@ -109,7 +124,13 @@ class Trainer:
         )
 
     def score(self, part: int) -> Score:
-        """Score the model as it is on the rows of a part."""
+        """Score the model as it is on the rows of a part.
+
+        Raises:
+            ArgumentError: the labels are all the same.
+            GradientError: a GPU has refused a step of the training so far.
+        """
+        self._raise_found()
         labels: list[npt.NDArray[np.float32]] = []
         predictions: list[npt.NDArray[np.float32]] = []
         self.model.eval()
@@ -134,7 +155,13 @@ class Trainer:
         return kept
 
     def save(self) -> None:
-        """Write the checkpoint: model, both optimizers, random numbers, position."""
+        """Write the checkpoint: model, both optimizers, random numbers, position.
+
+        Raises:
+            CheckpointError: it could not be written; the one before is still there, whole.
+            GradientError: a step since the one before was refused by a GPU; nothing is written.
+        """
+        self._raise_found()
         tables, dense = self.optimizers
         checkpoint.save(
             self.path,
@@ -145,6 +172,7 @@ class Trainer:
                 "tables": tables.state_dict(),
                 "dense": dense.state_dict(),
                 "random": torch.get_rng_state(),
+                **({RANDOM_CUDA: torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else {}),
             },
         )
 
@@ -160,13 +188,17 @@ class Trainer:
         self.optimizers[0].load_state_dict(state["tables"])
         self.optimizers[1].load_state_dict(state["dense"])
         torch.set_rng_state(state["random"])
+        # One written on a CPU has none: dropout on the GPU then begins as that of a new run.
+        if self.device.type == "cuda" and RANDOM_CUDA in state:
+            torch.cuda.set_rng_state(state[RANDOM_CUDA], self.device)
         self.progress = Progress(**state["progress"])
         return int(state["settings"]["epochs"])
 
     # What a run of several processes does otherwise: `packedbag.recsys.sharded_trainer` ---------------------------
 
     def _make_model(self) -> Any:
-        return ClickModel(
+        # Made on the CPU, whose generator gives every device the same first bits.
+        model = ClickModel(
             self.dataset.fields,
             [ids.rows for ids in self.dataset.ids],
             kind=self.kind,
@@ -176,10 +208,11 @@ class Trainer:
             hidden=self.settings.hidden,
             dropout=self.settings.dropout,
         )
+        return model.to(self.device)
 
     def _predict(self, batch: Rows) -> npt.NDArray[np.float32]:
         """Return the probability of each row of a batch."""
-        found: npt.NDArray[np.float32] = torch.sigmoid(self.model(batch)).numpy()
+        found: npt.NDArray[np.float32] = torch.sigmoid(self.model(batch)).cpu().numpy()
         return found
 
     def _share(self, batch: Rows) -> Rows:
@@ -260,9 +293,11 @@ class Trainer:
                 group["lr"] = rate * now
             optimizer.zero_grad()
         batch = self._share(batch)
-        loss = F.binary_cross_entropy_with_logits(self.model(batch), torch.from_numpy(batch.labels))
+        logits = self.model(batch)
+        loss = F.binary_cross_entropy_with_logits(logits, sent(batch.labels, logits.device))
         value = loss.item()
         if not math.isfinite(value):
+            self._raise_found()  # a gradient that was refused is the reason, not the loss that came of it
             raise ArgumentError(
                 "the training loss",
                 f"{value} at step {self.progress.steps}",
@@ -273,6 +308,12 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
         return value
+
+    def _raise_found(self) -> None:
+        """Raise what a GPU has found in the steps so far and could not raise, as a CPU does by itself."""
+        tables = self.optimizers[0]
+        if self.device.type == "cuda" and isinstance(tables, PackedOptimizer):
+            tables.check()
 
     def _report(self, valid: Score) -> Epoch:
         """Return what the epoch came to."""
