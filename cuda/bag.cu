@@ -9,40 +9,106 @@ template <int P> struct Found {
   int kept;  // entries that were not dropped
 };
 
-// Counts the rows of one bag in word `word`.
+// A bag, as the thread of one of its words sees it.
+template <class I> struct Bag {
+  const char *column;  // the word of row 0
+  u32 row_bytes;
+  const I *indices;
+  i64 end;
+  bool deep, reports;
+  u64 *record;
+  int *raised;
+};
+
+// Counts entries one by one: those beside which an index lies outside, which is rare.
 template <class I, int P, int FAMILY>
-__device__ __forceinline__ void count_rows(Found<P> &found, const u32 *__restrict__ table, const I *__restrict__ indices,
-                                           i64 begin, i64 end, u32 word, u32 width, const Reading &reading, bool deep,
-                                           u64 *record, int *raised) {
+__device__ __forceinline__ void count_each(Found<P> &found, const Bag<I> &bag, i64 begin, i64 end,
+                                           const Reading &reading) {
 #pragma unroll 1
-  for (i64 i = begin; i < end; i += 8) {
-    I row[8];
-    u32 x[8];
+  for (i64 i = begin; i < end; i++) {
     bool outside = false;
-#pragma unroll
-    for (int j = 0; j < 8; j++) {  // all indices, then all rows: eight loads under way at once
-      row[j] = i + j < end ? row_of(__ldg(indices + i + j), reading, outside) : (I)-1;
+    const I index = __ldg(bag.indices + i), row = row_of(index, reading, outside);
+    if (outside && bag.reports) report(bag.record, bag.raised, KIND_INDEX, (u64)i, (i64)index, reading.rows);
+    if (row < 0) continue;
+    const u32 x = __ldg((const u32 *)(bag.column + row_start(row, bag.row_bytes)));
+    found.kept++;
+    if (FAMILY == MAXIMUM) {
+      found.any |= x;
+    } else {
+      found.planes.add1(x, bag.deep);
     }
+  }
+}
+
+// What is read of a row for an entry.
+template <class I> __device__ __forceinline__ u32 word_of(const Bag<I> &bag, I row) {
+  return __ldg((const u32 *)(bag.column + row_start(row, bag.row_bytes)));
+}
+
+// Adds the words of N entries, N at most 8.
+template <int P, int FAMILY, int N> __device__ __forceinline__ void add(Found<P> &found, const u32 *words, bool deep) {
+  if (FAMILY == MAXIMUM) {
 #pragma unroll
-    for (int j = 0; j < 8; j++) {
-      const bool kept = row[j] >= 0;
-      x[j] = kept ? __ldg(table + row_start(row[j], width) + word) : 0u;
+    for (int j = 0; j < N; j++) found.any |= words[j];
+  } else {
+    u32 x[8];
+#pragma unroll
+    for (int j = 0; j < 8; j++) x[j] = j < N ? words[j < N ? j : 0] : 0u;
+    found.planes.add8(x, deep);
+  }
+}
+
+// Counts N entries, or the first `left` of them: all indices, then all rows, so that N loads are under way at once.
+// Where each index names a row and none is to be left out, nothing stands between the loads. Counts none, and returns
+// false, where an index lies outside and that is more than to be dropped.
+template <class I, int P, int FAMILY, int N, bool WHOLE>
+__device__ __forceinline__ bool count_some(Found<P> &found, const Bag<I> &bag, const I *__restrict__ entries, int left,
+                                           const Usual<I> &usual) {
+  I row[N];
+  u32 x[N];
+  bool inside = true;
+#pragma unroll
+  for (int j = 0; j < N; j++) row[j] = WHOLE || j < left ? __ldg(entries + j) : (I)-1;
+#pragma unroll
+  for (int j = 0; j < N; j++) inside = inside && (usual.inside(row[j]) || !(WHOLE || j < left));
+  if (!inside && !usual.quiet) return false;
+  if (WHOLE && inside && usual.padding < 0) {
+#pragma unroll
+    for (int j = 0; j < N; j++) x[j] = word_of(bag, row[j]);
+    found.kept += N;
+  } else {
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+      const bool kept = usual.inside(row[j]) && row[j] != usual.padding;
+      x[j] = kept ? word_of(bag, row[j]) : 0u;
       found.kept += kept;
     }
-    if (FAMILY == MAXIMUM) {
-#pragma unroll
-      for (int j = 0; j < 8; j++) found.any |= x[j];
+  }
+  add<P, FAMILY, N>(found, x, bag.deep);
+  return true;
+}
+
+// Counts the rows of one bag in one word.
+template <class I, int P, int FAMILY>
+__device__ __forceinline__ void count_rows(Found<P> &found, const Bag<I> &bag, i64 begin, const Reading &reading) {
+  const Usual<I> usual(reading);
+  i64 next;
+#pragma unroll 1
+  for (i64 i = begin; i < bag.end; i = next) {
+    const i64 left = bag.end - i;
+    const I *const entries = bag.indices + i;
+    bool done;
+    if (left >= 8) {
+      next = i + 8;
+      done = count_some<I, P, FAMILY, 8, true>(found, bag, entries, 8, usual);
+    } else if (left >= 4) {
+      next = i + 4;
+      done = count_some<I, P, FAMILY, 4, true>(found, bag, entries, 4, usual);
     } else {
-      found.planes.add8(x, deep);
+      next = bag.end;
+      done = count_some<I, P, FAMILY, 4, false>(found, bag, entries, (int)left, usual);
     }
-    if (outside && word == 0) {  // rare: the entries again, one by one
-      for (int j = 0; j < 8 && i + j < end; j++) {
-        bool this_one = false;
-        const I index = __ldg(indices + i + j);
-        row_of(index, reading, this_one);
-        if (this_one) report(record, raised, KIND_INDEX, (u64)(i + j), (i64)index, reading.rows);
-      }
-    }
+    if (!done) count_each<I, P, FAMILY>(found, bag, i, next, reading);
   }
 }
 
@@ -137,7 +203,8 @@ __global__ void __launch_bounds__(128, 4)
   }
   // The planes from 8 on are of use from 256 entries on, in any bag of the warp.
   const bool deep = P > 8 && __any_sync(WHOLE_WARP, end - begin > 255);
-  count_rows<I, P, FAMILY>(found, table, indices, begin, end, word, width, reading, deep, record, raised);
+  const Bag<I> one = {(const char *)(table + word), width * 4u, indices, end, deep, word == 0, record, raised};
+  count_rows<I, P, FAMILY>(found, one, begin, reading);
   u32 bits = found.any;
   if (FAMILY == MAJORITY) bits = found.planes.at_least(((u32)found.kept + 1u) / 2u, deep);
   if (OUT == PACKED) {

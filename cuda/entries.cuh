@@ -32,6 +32,22 @@ struct Reading {
   int policy;
 };
 
+// The test that most entries pass and that is all they need: two comparisons in the index's own width.
+template <class I> struct Usual {
+  typedef typename Unsigned<I>::type U;
+  U limit;     // of indices of this width that name a row; UNCHECKED: all but -1
+  I padding;   // -1 where there is none, which is no row
+  bool quiet;  // SKIP: others are dropped, and nobody is told
+
+  __device__ __forceinline__ explicit Usual(const Reading &reading) {
+    const u64 most = (U)~(U)0 / 2u + 1u;
+    limit = reading.policy == UNCHECKED ? (U)~(U)0 : (U)((u64)reading.rows < most ? (u64)reading.rows : most);
+    padding = (u64)reading.padding < most ? (I)reading.padding : (I)-1;
+    quiet = reading.policy == SKIP;
+  }
+  __device__ __forceinline__ bool inside(I index) const { return (U)index < limit; }
+};
+
 // The row of an index, or -1 where the entry is dropped; `outside` is set where RAISE has to report it.
 template <class I> __device__ __forceinline__ I row_of(I index, const Reading &reading, bool &outside) {
   if (reading.padding >= 0 && (i64)index == reading.padding) return -1;

@@ -35,6 +35,15 @@ template <int P> struct Planes {
     }
   }
 
+  __device__ __forceinline__ void add1(u32 x, bool deep) {
+#pragma unroll
+    for (int k = 0; k < (P < 8 ? P : 8); k++) ripple(k, x);
+    if (P > 8 && deep) {
+#pragma unroll
+      for (int k = 8; k < P; k++) ripple(k, x);
+    }
+  }
+
   // The columns whose count is at least `threshold`: bit-sliced comparison from the lowest plane up.
   __device__ __forceinline__ u32 at_least(u32 threshold, bool deep) const {
     u32 so_far = 0xffffffffu;

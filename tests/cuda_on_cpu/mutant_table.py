@@ -36,9 +36,17 @@ TRAINING = (f"{_HERE}/test_training.py",)
 WAITING = (f"{_HERE}/test_no_waiting.py",)
 
 MUTANTS: tuple[Mutant, ...] = (
-    Mutant("bag.cu", "i + j < end ? row_of", "i + j <= end ? row_of", VALUES),
-    Mutant("bag.cu", "for (i64 i = begin; i < end; i += 8)", "for (i64 i = begin; i + 8 < end; i += 8)", VALUES),
+    Mutant("bag.cu", "j < left ? __ldg(entries + j)", "j <= left ? __ldg(entries + j)", VALUES),
+    Mutant("bag.cu", "next = i + 8;", "next = i + 7;", VALUES),
+    Mutant("bag.cu", "next = i + 4;", "next = i + 5;", VALUES),
+    Mutant("bag.cu", "found.kept += N;", "found.kept += 8;", VALUES),
     Mutant("bag.cu", "found.kept += kept;", "found.kept += 1;", VALUES),
+    Mutant("bag.cu", "found.kept++;", "", VALUES),
+    Mutant("bag.cu", "inside && usual.padding < 0", "inside", VALUES),
+    Mutant("bag.cu", "usual.inside(row[j]) && row[j] != usual.padding;", "usual.inside(row[j]);", VALUES),
+    Mutant("bag.cu", "usual.inside(row[j]) && row[j] != usual.padding;", "row[j] != usual.padding;", VALUES),
+    Mutant("bag.cu", "if (!inside && !usual.quiet)", "if (!inside && usual.quiet)", VALUES),
+    Mutant("bag.cu", "if (row < 0) continue;", "", VALUES),
     Mutant("bag.cu", "((u32)found.kept + 1u) / 2u", "(u32)found.kept / 2u + 1u", VALUES),
     Mutant("bag.cu", "if (first + source < words) store_four", "if (first + source <= words) store_four", VALUES),
     Mutant("bag.cu", "if (column < dim) store_element", "if (column <= dim) store_element", VALUES),
@@ -46,7 +54,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("bag.cu", "end - begin > 255", "end - begin > 256", VALUES),
     Mutant("bag.cu", "if (first >= words) return;", "if (t >= words) return;", VALUES),
     Mutant("bag.cu", "& 0x01010101u) << k;", "& 0x01010101u) << (k & 6);", VALUES),
-    Mutant("bag.cu", "if (outside && word == 0)", "if (outside && word == 1)", VALUES),
+    Mutant("bag.cu", "deep, word == 0,", "deep, word == 1,", VALUES),
     Mutant("bag.cu", "FAMILY == MAXIMUM && kept == 0 ? 0.0f : sign_of(nibble", "sign_of(nibble", VALUES),
     Mutant(
         "planes.cuh", "for (int k = 3; k < (P < 8 ? P : 8); k++)", "for (int k = 3; k < (P < 8 ? P : 7); k++)", VALUES
@@ -70,6 +78,10 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "entries.cuh", "(i64)index < reading.rows) return index;", "(i64)index <= reading.rows) return index;", VALUES
     ),
+    Mutant("entries.cuh", "(U)index < limit", "(U)index <= limit", VALUES),
+    Mutant("entries.cuh", "(U)((u64)reading.rows < most ? (u64)reading.rows : most)", "(U)most", VALUES),
+    Mutant("entries.cuh", "(I)reading.padding : (I)-1", "(I)-1 : (I)-1", VALUES),
+    Mutant("planes.cuh", "k++) ripple(k, x);\n    if", "k++) ripple(k + 1, x);\n    if", VALUES),
     Mutant("entries.cuh", "reading.padding >= 0 && (i64)index", "(i64)index", VALUES),
     Mutant("entries.cuh", "(index < 0 ? 0 : (I)(reading.rows - 1))", "(I)(reading.rows - 1)", VALUES),
     Mutant("entries.cuh", "if (atomicMin(record + POSITION, ~0ull) == position) {", "{", KERNELS),
