@@ -76,25 +76,31 @@ __device__ __forceinline__ u32 update_joined(u32 *words, u32 *planes, float x, f
   return flips;
 }
 
-// Moves 32 counters, one a lane, by -x, and by `shrink` of their distance to where they rest. `planes` are the
-// k - 1 words of confidence, consecutive. All lanes must call. Returns how many bits of the word flipped.
-__device__ __forceinline__ u32 update_word(u32 *word, u32 *planes, float x, float shrink, float rest, u32 random,
-                                           int bits, u32 mask, u32 lane) {
-  const u32 old = *word, mine = lane + 1u < (u32)bits ? planes[lane] : 0u;
+// Moves 32 counters, one a lane, by -x, and by `shrink` of their distance to where they rest. `old` is their word, and
+// `mine` of lane p their word of plane p; `planes` are the k - 1 words of confidence, consecutive. `exists`: this lane's;
+// where lane 0's does not, none does. All lanes must call. Returns how many bits of the word flipped.
+__device__ __forceinline__ u32 update_word(u32 *word, u32 *planes, u32 old, u32 mine, float x, float shrink, float rest,
+                                           u32 random, int bits, bool exists, u32 lane) {
+  const u32 bit_of_lane = 1u << lane;
   int m = 0;
-  for (int p = 0; p + 1 < bits; p++) m |= (int)((__shfl_sync(WHOLE_WARP, mine, p) >> lane) & 1u) << p;
-  int v = (old >> lane) & 1u ? m : ~m;
+#pragma unroll
+  for (int p = 0; p < 7; p++) {
+    if (p % 3 == 0 && p + 1 >= bits) break;  // three at once: those that are not there are 0
+    if (__shfl_sync(WHOLE_WARP, mine, p) & bit_of_lane) m |= 1 << p;
+  }
+  int v = old & bit_of_lane ? m : ~m;
   if (shrink != 0.0f) x = x + shrink * ((float)v + rest);
   v = moved(v, x, random, bits);
-  const u32 bit = __ballot_sync(WHOLE_WARP, v >= 0) & mask;
-  m = v >= 0 ? v : ~v;
+  const u32 mask = __ballot_sync(WHOLE_WARP, exists), bit = __ballot_sync(WHOLE_WARP, exists && v >= 0);
+  m = exists ? (v >= 0 ? v : ~v) : 0;
   u32 changed = 0u;
-  for (int p = 0; p + 1 < bits; p++) {
-    const u32 plane = __ballot_sync(WHOLE_WARP, (m >> p) & 1) & mask;
+#pragma unroll
+  for (int p = 0; p < 7; p++) {
+    if (p % 3 == 0 && p + 1 >= bits) break;
+    const u32 plane = __ballot_sync(WHOLE_WARP, (m & (1 << p)) != 0);
     if (lane == (u32)p) changed = plane;
   }
-  if (lane + 1u < (u32)bits) planes[lane] = changed;
-  __syncwarp();  // all lanes have read the word
-  if (lane == 0) *word = bit;
+  if ((mask & 1u) && lane + 1u < (u32)bits) planes[lane] = changed;
+  if ((mask & 1u) && lane == 0u) *word = bit;
   return (u32)__popc((old ^ bit) & mask);
 }

@@ -16,42 +16,76 @@ template <class R> struct Occurrences {
   u32 width, dim;
 };
 
+// What 32 neighbouring places hold, one a lane.
+template <class R> struct Places {
+  R row;
+  i64 occurrence;     // its number
+  const float *line;  // its line of `gradient`
+  float count;
+};
+
+// Fetches what place `place` holds besides its row, where that is `wanted`.
+template <class R>
+__device__ __forceinline__ void fetch(Places<R> &at, const Occurrences<R> &all, i64 place, bool wanted) {
+  at.occurrence = 0;
+  at.line = all.gradient;
+  at.count = 1.0f;
+  if (!wanted) return;
+  at.occurrence = all.order[place];
+  const i64 bag = all.bags[at.occurrence];
+  at.line = all.gradient + bag * all.dim;
+  if (all.counts) at.count = all.counts[bag];
+}
+
+// Adds the occurrence that lane `source` holds, if there is one, to `sum`: TILE words from `word` on, this lane's column
+// of each. PLAIN: it has neither weight nor scale, count nor columns. All lanes must call.
+template <class R, int TILE, bool PLAIN>
+__device__ __forceinline__ void add_one(float *sum, const Occurrences<R> &all, const Places<R> &at, u32 source,
+                                        bool there, u32 word, bool scaled, float scale) {
+  const u32 lane = threadIdx.x & 31u, column = word * 32u + lane;
+  const float *const line = (const float *)__shfl_sync(WHOLE_WARP, (u64)at.line, (int)source) + column;
+  float g[TILE];
+#pragma unroll
+  for (int k = 0; k < TILE; k++) g[k] = there && column + k * 32u < all.dim ? __ldg(line + k * 32) : 0.0f;
+  if (!PLAIN) {
+    const i64 number = __shfl_sync(WHOLE_WARP, at.occurrence, (int)source);
+    const float n = __shfl_sync(WHOLE_WARP, at.count, (int)source);
+    if (!there) return;
+    const float w = all.weights ? all.weights[number] : 1.0f;
+#pragma unroll
+    for (int k = 0; k < TILE; k++) {
+      if (all.weights) g[k] = g[k] * w;
+      if (scaled) g[k] = g[k] * scale;
+      if (all.counts) g[k] = g[k] / n;
+      if (all.columns && word + k < all.width) {
+        g[k] = (all.columns[(u64)number * all.width + word + k] >> lane) & 1u ? g[k] : 0.0f;
+      }
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < TILE; k++) sum[k] = sum[k] + g[k];
+}
+
 // Adds the occurrences at places `first` to `last` - 1 of row `row`, at most 64 and as many as are the row's, to
-// `sum`: TILE words from `word` on, this lane's column of each. `scale` multiplies each where `scaled`. Lanes fetch
-// what 32 occurrences need side by side; all lanes must call. Returns how many occurrences there were.
+// `sum`. Lanes fetch what 32 occurrences need side by side; all lanes must call. Returns how many there were.
 template <class R, int TILE>
-__device__ __forceinline__ int add_run(float *sum, const Occurrences<R> &all, R row, i64 first, u32 word, bool scaled,
-                                       float scale) {
+__device__ __forceinline__ int add_run(float *sum, const Occurrences<R> &all, R row, i64 first, i64 last, u32 word,
+                                       bool scaled, float scale) {
   const u32 lane = threadIdx.x & 31u;
+  if (last > all.total) last = all.total;
   int found = 0;
 #pragma unroll 1
-  for (i64 place = first; place < first + RUN; place += WARP) {
-    const bool mine = place + lane < all.total && all.rows[place + lane] == row;
-    i64 occurrence = 0, bag = 0;
-    float weight = 1.0f, count = 1.0f;
-    if (mine) {
-      occurrence = all.order[place + lane];
-      bag = all.bags[occurrence];
-      if (all.weights) weight = all.weights[occurrence];
-      if (all.counts) count = all.counts[bag];
-    }
+  for (i64 place = first; place < last; place += WARP) {
+    Places<R> at;
+    const bool mine = place + lane < last && all.rows[place + lane] == row;
+    fetch(at, all, place + lane, mine);
     const int here = __popc(__ballot_sync(WHOLE_WARP, mine));  // sorted: these are the first lanes
+    if (all.weights || all.counts || all.columns || scaled) {
+#pragma unroll 1
+      for (int i = 0; i < here; i++) add_one<R, TILE, false>(sum, all, at, i, true, word, scaled, scale);
+    } else {
 #pragma unroll 4
-    for (int i = 0; i < here; i++) {
-      const i64 line = __shfl_sync(WHOLE_WARP, bag, i), number = __shfl_sync(WHOLE_WARP, occurrence, i);
-      const float w = __shfl_sync(WHOLE_WARP, weight, i), n = __shfl_sync(WHOLE_WARP, count, i);
-#pragma unroll
-      for (int k = 0; k < TILE; k++) {
-        const u32 column = (word + k) * 32u + lane;
-        float g = column < all.dim ? __ldg(all.gradient + line * all.dim + column) : 0.0f;
-        if (all.weights) g = g * w;
-        if (scaled) g = g * scale;
-        if (all.counts) g = g / n;
-        if (all.columns && word + k < all.width) {
-          g = (all.columns[(u64)number * all.width + word + k] >> lane) & 1u ? g : 0.0f;
-        }
-        sum[k] = sum[k] + g;
-      }
+      for (int i = 0; i < here; i++) add_one<R, TILE, true>(sum, all, at, i, true, word, false, 1.0f);
     }
     found += here;
     if (here < WARP) break;

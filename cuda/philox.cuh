@@ -14,26 +14,15 @@ __device__ __forceinline__ void philox(u32 *c, u32 key_low, u32 key_high) {
   }
 }
 
-// The random numbers of eight words of one row, 16 bits a column. A number of 128 bits serves eight columns, so a warp
-// needs one of each lane: lane l draws that of columns 8 l to 8 l + 7 of the eight words. `block`: table << 16 | the first
-// column / 8.
-struct RandomHalves {
-  u32 drawn[4];
-
-  __device__ __forceinline__ void draw(u64 seed, u64 row, u32 step, u32 block, u32 first_word, u32 lane) {
-    drawn[0] = (u32)row;
-    drawn[1] = (u32)(row >> 32);
-    drawn[2] = step;
-    drawn[3] = block + first_word * 4u + lane;
-    philox(drawn, (u32)seed, (u32)(seed >> 32));
-  }
-
-  // The 16 bits of this lane's column in word `offset` of the eight. All lanes must call.
-  __device__ __forceinline__ u32 of_column(u32 offset, u32 lane) const {
-    const int source = (int)(offset * 4u + lane / 8u);
-    const u32 a = __shfl_sync(WHOLE_WARP, drawn[0], source), b = __shfl_sync(WHOLE_WARP, drawn[1], source);
-    const u32 c = __shfl_sync(WHOLE_WARP, drawn[2], source), d = __shfl_sync(WHOLE_WARP, drawn[3], source);
-    const u32 pair = (lane & 7u) / 2u, word = pair == 0 ? a : (pair == 1 ? b : (pair == 2 ? c : d));
-    return (lane & 1u) ? word >> 16 : word & 0xffffu;
-  }
-};
+// Draws the random numbers of eight words, TILE of each of 8 / TILE rows: 16 bits a column, in the order of columns. A
+// number of 128 bits serves eight columns, so a warp needs one of each lane: lanes 4 TILE n and the following draw those of
+// row n. `halves`: the warp's 256, in shared memory. `row`: of which this lane draws. `block`: table << 16 | the first
+// column / 8. All lanes must call.
+template <int TILE>
+__device__ __forceinline__ void draw(uint4 *halves, u64 seed, u64 row, u32 step, u32 block, u32 first_word, u32 lane) {
+  u32 c[4] = {(u32)row, (u32)(row >> 32), step, block + first_word * 4u + lane % (TILE * 4u)};
+  philox(c, (u32)seed, (u32)(seed >> 32));
+  __syncwarp();  // all lanes have read the last ones
+  halves[lane] = make_uint4(c[0], c[1], c[2], c[3]);
+  __syncwarp();
+}

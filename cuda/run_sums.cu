@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(128, 4)
   const float factor = scale ? scale[row] : 1.0f;
   for (u32 word = 0; word < width; word += 4) {
     float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    add_run<R, 4>(sum, all, row, first, word, scale != 0, factor);
+    add_run<R, 4>(sum, all, row, first, first + RUN, word, scale != 0, factor);
 #pragma unroll
     for (int k = 0; k < 4; k++) {
       const u32 column = (word + k) * 32u + lane;

@@ -6,13 +6,6 @@ enum { FLIPS = 0, ROWS = 1, STEP_ROWS = 2, STEP_BITS = 3, FOLDS = 4, TYPICAL = 5
 
 __device__ __forceinline__ float typical_statistic(const u64 *totals) { return __uint_as_float((u32)totals[TYPICAL]); }
 
-// What one updated row adds to a field. `statistic`: the bits of what is stored of it, 0 where nothing is.
-__device__ __forceinline__ u64 added_to(u32 field, u32 flips, u32 statistic) {
-  if (field == FLIPS) return flips;
-  if (field == ROWS) return 1u;
-  return field == STEP_ROWS ? (statistic != 0u ? 1u : 0u) : (field == STEP_BITS ? statistic : 0u);
-}
-
 // Takes the last step's statistics into the typical one. One thread calls, between two steps.
 __device__ __forceinline__ void fold(u64 *totals) {
   const u64 rows = totals[STEP_ROWS];

@@ -19,6 +19,11 @@ template <class R> __device__ __forceinline__ u64 row_start(R row, u32 width) {
   return (u64)(typename Unsigned<R>::type)row * width;
 }
 
+// The same as an address, of rows of `bytes` bytes: for an int, one instruction.
+template <class R, class T> __device__ __forceinline__ T *row_at(T *table, R row, u32 bytes) {
+  return (T *)((char *)table + row_start(row, bytes));
+}
+
 // The columns of word `word` that exist, D in all.
 __device__ __forceinline__ u32 column_mask(u32 word, u32 dim) {
   const u32 before = word * 32u;

@@ -71,7 +71,7 @@ KERNELS: dict[str, Kernel] = {
     "run_sums": Kernel("run_sums.cu", ("types", "gradients"), tuple(product(_I))),
     "row_update": Kernel(
         "row_update.cu",
-        ("types", "lanes", "philox", "gradients", "control", "totals", "touches", "counters"),
+        ("types", "lanes", "philox", "gradients", "window", "control", "totals", "touches", "counters"),
         tuple(product(_I, TILES)),
     ),
     "judge": Kernel("judge.cu", ("types", "control", "totals")),

@@ -1,4 +1,4 @@
-"""Many loads of a bag are under way at once: a compiler that puts a branch between two of them makes one wait."""
+"""Many loads are under way at once: a compiler that puts a branch between two of them makes one wait."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ def test_eight_usual_entries_take_few_instructions() -> None:
     found = machine_code.stretches(machine_code.disassembled("bag", "bag<int, 8, 1, 4>"))
     usual = sorted(len(stretch) for stretch in found if stretch.count("LDG") == 8)
     assert sum(usual[:2]) <= 80
+
+
+@pytest.mark.parametrize("index", ["int", "i64"])
+@pytest.mark.parametrize("tile", [1, 2, 4, 8])
+def test_a_step_asks_for_eight_words_and_their_planes_together(index: str, tile: int) -> None:
+    text = machine_code.disassembled("row_update", f"row_update<{index}, {tile}>")
+    loads = [stretch.count("LDG") for stretch in machine_code.stretches(text)]
+    assert sum(number >= 16 for number in loads) >= (2 if tile > 1 else 1), loads
+    # A warp is known to stay together: nothing asks before each exchange between lanes whether it does.
+    assert "BRA.DIV" not in text
 
 
 def test_a_jump_and_a_label_end_a_stretch() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from packedbag import PackedEmbeddingBag
+from packedbag.backends import cupy_steps
 from packedbag.optim import BitFlip, CounterSGD, VoteFlip
 from tests.cuda_on_cpu import machine
 
@@ -17,23 +18,25 @@ ROWS = 60
 
 
 def train(
-    dim: int, mode: str, *, bits: int = 8, steps: int = 4, hot: bool = False, **options: Any
+    dim: int, mode: str, *, bits: int = 8, steps: int = 4, hot: bool = False, hot_from: int = 0, **options: Any
 ) -> list[torch.Tensor]:
     """Return everything that some steps leave behind: words, state and scale."""
     weighted, fresh = options.pop("weighted", False), torch.Generator().manual_seed(0)
     of_module = {name: options.pop(name) for name in ("scale", "bits_per_value", "code") if name in options}
-    module = PackedEmbeddingBag(ROWS, dim, mode=mode, padding_idx=3, generator=fresh, **of_module)
+    padding = options.pop("padding_idx", 3)
+    module = PackedEmbeddingBag(ROWS, dim, mode=mode, padding_idx=padding, generator=fresh, **of_module)
     kind = VoteFlip if "threshold" in options else BitFlip if bits == 1 else CounterSGD
     optimizer = kind([module.anchor], lr=0.3, seed=7, **({} if bits == 1 else {"bits": bits}), **options)
     draw = torch.Generator().manual_seed(1)
     for step in range(steps):
         for _ in range(2):  # two backward calls a step
             # Bags of 40 of few rows make rows hot: more than 64 occurrences.
-            rows = 4 if hot else ROWS
+            rows, first = (4, hot_from) if hot else (ROWS, 0)
             if step % 2:
                 indices, offsets = torch.randint(rows, (200,), generator=draw), torch.tensor([0, 3, 3, 77, 140])
             else:
                 indices, offsets = torch.randint(rows, (9, 40), generator=draw), None
+            indices = indices + first
             weights = torch.randn(indices.shape, generator=draw).requires_grad_() if weighted else None
             out = module(indices.int() if step > 1 else indices, offsets, weights)
             target = torch.randn(out.shape, generator=draw)
@@ -47,12 +50,14 @@ def train(
 
 def assert_same_training(*arguments: Any, **named: Any) -> None:
     expected = train(*arguments, **named)
-    with machine.serving_the_cpu() as backend:
-        found = train(*arguments, **named)
-        backend.raise_found(torch.device("cpu"), wait=True)
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+    for warps in (1, 90, cupy_steps.ENOUGH_WARPS):  # a warp takes the rows that begin in 32 places, in 2 to 8, in 1
+        with machine.serving_the_cpu() as backend, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cupy_steps, "ENOUGH_WARPS", warps)
+            found = train(*arguments, **named)
+            backend.raise_found(torch.device("cpu"), wait=True)
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("mode", ["sum", "mean", "majority", "max"])
@@ -94,6 +99,11 @@ def test_votes_equal_the_cpus(bits: int, decay: float) -> None:
 @pytest.mark.parametrize("mode", ["sum", "mean", "majority", "max"])
 def test_hot_rows_equal_the_cpus(mode: str) -> None:
     assert_same_training(100, mode, hot=True)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+def test_hot_rows_that_are_the_last_of_a_step_equal_the_cpus(mode: str) -> None:
+    assert_same_training(100, mode, hot=True, hot_from=ROWS - 4, padding_idx=None)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

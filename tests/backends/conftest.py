@@ -1,0 +1,17 @@
+"""Fixtures of the tests of backends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from packedbag.backends import cupy_steps
+
+
+@pytest.fixture(autouse=True, scope="session")
+def few_warps() -> Iterator[None]:
+    """Let warps take several rows in the small steps of tests, too, as they do in large ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cupy_steps, "ENOUGH_WARPS", 3)
+        yield
