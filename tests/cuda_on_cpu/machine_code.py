@@ -9,6 +9,7 @@ without a GPU; what that means for time cannot.
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -41,6 +42,8 @@ def disassembler() -> Path | None:
 
 def missing() -> str | None:
     """Return why kernels cannot be disassembled here, or None."""
+    if "PACKEDBAG_EMULATOR_SANITIZE" in os.environ:
+        return "NVRTC does not run in a process that sanitizers watch"
     if disassembler() is None:
         return "the package nvidia-cuda-nvdisasm is not installed"
     if hosted() or importlib.util.find_spec("cupy") is None:
