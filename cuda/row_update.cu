@@ -28,12 +28,12 @@ template <int TILE> struct Image {
     for (u32 j = 0u; j < WORDS / TILE; j++) {
       const R row = __shfl_sync(WHOLE_WARP, window.row, (int)(from + j));
       const u32 *const of_row = row_at(table, row, rule.width * 4u) + word;
-      const u32 *const mine = row_at(confidence, row, rule.width * each * 4u) + word * each + lane;
+      const u32 *const of_planes = row_at(confidence, row, rule.width * each * 4u);
 #pragma unroll
       for (u32 k = 0u; k < TILE; k++) {
         const bool there = word + k < rule.width;
         words[j * TILE + k] = there ? of_row[k] : 0u;
-        planes[j * TILE + k] = there && lane < each ? mine[k * each] : 0u;
+        planes[j * TILE + k] = there && lane < each ? of_planes[(word + k) * each + lane] : 0u;
       }
     }
   }
@@ -110,8 +110,8 @@ __global__ void __launch_bounds__(UPDATE_WARPS * WARP, TILE == 1 ? 3 : 4)
                const float *__restrict__ weights, const float *__restrict__ counts, const u32 *__restrict__ columns,
                const float *__restrict__ sums, const float *__restrict__ factor, float *scale, float *scale_squares,
                const float *__restrict__ plain_sums, const i64 *__restrict__ control, i64 total, i64 row_count, u32 span,
-               u32 width, u32 dim, u32 columns_per_counter, int bits, float rate, int adaptivity, float decay, float threshold, float spacing,
-               u32 group, float scale_rate, u64 seed, u32 first_step, u32 table_number,
+               u32 width, u32 dim, u32 columns_per_counter, int bits, float rate, int adaptivity, float decay,
+               float threshold, float spacing, u32 group, float scale_rate, u64 seed, u32 first_step, u32 table_number,
                u64 first_row, u32 first_column, const float *__restrict__ mean_squares) {
   constexpr u32 AT_ONCE = WORDS / TILE, LANES = WARP / AT_ONCE;
   __shared__ uint4 drawn[UPDATE_WARPS][WARP];
@@ -120,8 +120,8 @@ __global__ void __launch_bounds__(UPDATE_WARPS * WARP, TILE == 1 ? 3 : 4)
   const u32 lane = threadIdx.x & 31u, step = control ? (u32)control[STEPS] : first_step;
   const u32 counters = dim / columns_per_counter, blocks = (counters + 31u) / 32u;
   const Occurrences<R> all = {rows, order, bags, gradient, weights, counts, columns, total, width, counters};
-  const Rule rule = {bits,  rate, threshold, rest_of(lane, spacing, group), width, dim, columns_per_counter, counters,
-                     blocks};
+  const float rest = rest_of(lane, spacing, group);
+  const Rule rule = {bits, rate, threshold, rest, width, dim, columns_per_counter, counters, blocks};
   const float by = factor ? factor[0] : 1.0f;
   const u32 random_block = (table_number << 16) + first_column / columns_per_counter / 8u;
   const Window<R> window = look(all, first, span, row_count);
@@ -197,6 +197,7 @@ __global__ void __launch_bounds__(UPDATE_WARPS * WARP, TILE == 1 ? 3 : 4)
     }
   }
   statistics = sum_of_all(statistics);  // the others are the same in all lanes
-  const u64 added = lane == FLIPS ? flips : (lane == ROWS ? window.count : (lane == STEP_ROWS ? with_statistic : statistics));
+  const u64 of_rows = lane == ROWS ? window.count : (lane == STEP_ROWS ? with_statistic : statistics);
+  const u64 added = lane == FLIPS ? flips : of_rows;
   if (lane <= STEP_BITS && added) atomicAdd(totals + lane, added);
 }

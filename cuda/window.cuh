@@ -52,7 +52,7 @@ __device__ __forceinline__ Window<R> look(const Occurrences<R> &all, i64 first, 
   return w;
 }
 
-// The values of row `number` of those in `of_rows`, and back.
+// The values of row `number` of those in `of_rows`, and back: registers have no index, so all are gone through.
 template <int TILE> __device__ __forceinline__ void take(float *of_row, const float *of_rows, u32 number) {
 #pragma unroll
   for (u32 s = 0u; s < WORDS; s++) {

@@ -33,6 +33,16 @@ def lanes_of(entries: int, bags: int) -> int:
     return next((lanes for lanes in (1, 2, 4, 8, 16) if average <= lanes), 32)
 
 
+def divided(grad: Tensor, counts: Tensor | None, *factors: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return the gradients of bags, divided by ``counts`` where nothing multiplies them before, and what is left to do.
+
+    A bag is then divided once, and not once an entry; kernels take gradients as they are by a shorter way.
+    """
+    if counts is None or any(factor is not None for factor in factors):
+        return grad, counts
+    return grad / counts[:, None], None
+
+
 class CupySteps(Eager):
     """What `packedbag.backends.cupy_cuda.CupyCuda` needs of kernels to train."""
 
@@ -192,6 +202,7 @@ class CupySteps(Eager):
     ) -> None:
         """See `packedbag.backends.protocol.DeferredBackend.marked_step`."""
         ordered, order = torch.sort(rows, stable=True)
+        grad, counts = divided(grad, counts, weights, row_scale)
         occurrences = (ordered, order, bags, grad, weights, counts, columns)
         sums = self._run_sums(words, occurrences, row_scale)
         plain_sums = None if row_scale is None else self._run_sums(words, occurrences, None)
@@ -239,7 +250,8 @@ class CupySteps(Eager):
             self.counter_update(words, planes, row_state, totals, rows, total, rule=rule)
             return
         ordered = torch.repeat_interleave(rows, starts.diff(), output_size=len(order))
-        occurrences = (ordered, order, bags, grad, factors["weights"], factors["counts"], factors["columns"])
+        grad, counts = divided(grad, factors["counts"], factors["weights"])
+        occurrences = (ordered, order, bags, grad, factors["weights"], counts, factors["columns"])
         factor = torch.tensor([factors["factor"], 1.0], dtype=torch.float32, device=words.device)
         sums = self._run_sums(words, occurrences, None)
         self._update((words, planes, row_state, totals), occurrences, sums, factor, UNSCALED, None, rule, 0.0)
