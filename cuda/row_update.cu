@@ -104,7 +104,7 @@ __device__ __forceinline__ u32 update_joined_words(u32 *table, u32 *planes, cons
 //   table_number: its position in the optimizer. first_row, first_column: where a shard begins in its table.
 //   mean_squares: of whole rows, by place, where `gradient` has some of their columns; row_state is by place then. Or null.
 template <class R, int TILE>
-__global__ void __launch_bounds__(UPDATE_WARPS * WARP, TILE == 1 ? 3 : 4)
+__global__ void __launch_bounds__(UPDATE_WARPS * WARP, TILE == 1 || (TILE == 2 && sizeof(R) == 8) ? 3 : 4)
     row_update(u32 *table, u32 *planes, u32 *row_state, u64 *totals, const R *__restrict__ rows,
                const i64 *__restrict__ order, const i64 *__restrict__ bags, const float *__restrict__ gradient,
                const float *__restrict__ weights, const float *__restrict__ counts, const u32 *__restrict__ columns,

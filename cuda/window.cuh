@@ -108,6 +108,35 @@ __device__ __forceinline__ void add_products(float *g, const Occurrences<R> &all
   }
 }
 
+// The place behind the last of `row`, which has place `first`. Lanes try 32 places at once; all must call.
+template <class R> __device__ __forceinline__ i64 end_of(const Occurrences<R> &all, R row, i64 first) {
+  i64 left = all.total - first;  // the last is among so many
+  while (left > 1) {
+    const i64 step = (left + WARP - 1) / WARP, ahead = (i64)(threadIdx.x & 31u) * step;
+    const bool mine = ahead < left && all.rows[first + ahead] == row;
+    const i64 passed = (i64)(__popc(__ballot_sync(WHOLE_WARP, mine)) - 1) * step;
+    first += passed;
+    left = left - passed < step ? left - passed : step;
+  }
+  return first + 1;
+}
+
+// Adds what run_sums.cu gave for the runs of `row` but the first, which begins at `first`. Their number is found before, so
+// that several are under way at once: a row that half of a batch names has thousands.
+template <class R, int TILE>
+__device__ __forceinline__ void add_runs(float *sum, const Occurrences<R> &all, R row, i64 first, u32 word,
+                                         const float *__restrict__ sums) {
+  const u32 column = word * 32u + (threadIdx.x & 31u);
+  const u32 runs = (u32)((end_of(all, row, first) - first - 1) / RUN);  // behind the first
+  const float *line = sums + (u64)(first / RUN + 1) * all.dim + column;
+#pragma unroll(TILE < 8 ? 16 / TILE : 4)
+  for (u32 n = 0u; n < runs; n++) {
+#pragma unroll
+    for (int k = 0; k < TILE; k++) sum[k] = sum[k] + (column + k * 32u < all.dim ? __ldg(line + k * 32) : 0.0f);
+    line += all.dim;
+  }
+}
+
 // The summed gradients of rows `from` to `from` + WORDS / TILE - 1: TILE words from `word` on of each, this lane's
 // column of each. `scale`: (V,) or null. `sums`: what run_sums.cu gave. All lanes must call.
 template <class R, int TILE>
@@ -128,16 +157,7 @@ __device__ __forceinline__ void row_gradients(float *g, const Occurrences<R> &al
     float sum[TILE];
     take<TILE>(sum, g, (u32)last - from);
     const int more = add_run<R, TILE>(sum, all, row, seen, place + RUN, word, scale != 0, factor);
-    if (seen + more == place + RUN) {
-#pragma unroll 1
-      for (i64 run = place + RUN; run < all.total && all.rows[run] == row; run += RUN) {
-#pragma unroll
-        for (int k = 0; k < TILE; k++) {
-          const u32 column = (word + k) * 32u + (threadIdx.x & 31u);
-          if (column < all.dim) sum[k] = sum[k] + sums[(u64)(run / RUN) * all.dim + column];
-        }
-      }
-    }
+    if (seen + more == place + RUN) add_runs<R, TILE>(sum, all, row, place, word, sums);
     put<TILE>(g, sum, (u32)last - from);
   }
 #pragma unroll
