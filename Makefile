@@ -9,7 +9,7 @@
 #   make bench-billion    a table of 1e9 x 32 trained, saved, mapped and served; 16 GB of memory, 21 GB of disk
 #   make sanitize    native tests under AddressSanitizer and UndefinedBehaviorSanitizer (needs cmake and g++)
 #   make sanitize-cuda    CUDA kernels, run on the CPU, under AddressSanitizer and ThreadSanitizer
-#   make mutants     do the tests see a mistake in a CUDA kernel? 122 are planted, 7 minutes; ARGS="-k bag" picks some
+#   make mutants     do the tests see a mistake in a CUDA kernel? 124 are planted, 7 minutes; ARGS="-k bag" picks some
 #   make gpu     on a machine with a GPU, torch and CuPy: tests, compute-sanitizer, benchmark; installs nothing
 #   make wheel   a wheel in dist/                make clean   remove what a build made; .venv and runs/ stay
 PYTHON ?= python3

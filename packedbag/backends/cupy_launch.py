@@ -1,7 +1,7 @@
 """Compiles the kernels of ``cuda/`` with CuPy and launches them on torch's current stream.
 
 Memory comes from torch alone: kernels are handed addresses, so that CuPy's pool stays out. A kernel is compiled when
-it is first used (about 0.1 s, and kept on disk), or ahead, by ``packedbag doctor --warm-cuda``. A graph
+it is first used (0.1 to 0.9 s, and kept on disk), or ahead, by ``packedbag doctor --warm-cuda``. A graph
 cannot capture a launch that still has to compile.
 """
 

@@ -137,11 +137,10 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("lanes.cuh", "upper ? of_rows[n] : of_rows[n + half]", "of_rows[n + half]", TRAINING),
     Mutant("philox.cuh", "lane % (TILE * 4u)", "lane", TRAINING),
     Mutant(
-        "window.cuh",
-        "for (i64 run = place + RUN; run < all.total",
-        "for (i64 run = place + RUN; run + RUN < all.total",
-        STEPS,
+        "window.cuh", "(end_of(all, row, first) - first - 1) / RUN", "(end_of(all, row, first) - first) / RUN", STEPS
     ),
+    Mutant("window.cuh", "(first / RUN + 1) * all.dim", "(first / RUN) * all.dim", STEPS),
+    Mutant("window.cuh", "left = left - passed < step ? left - passed : step;", "left = step;", STEPS),
     Mutant("row_update.cu", "control ? (u32)control[STEPS] : first_step", "first_step", TRAINING),
     Mutant("row_update.cu", "fabsf(x) > rule.threshold", "fabsf(x) >= rule.threshold", COUNTERS),
     Mutant("row_update.cu", "writes ? state & ~TOUCHES : 0u", "writes ? state : 0u", COUNTERS),
