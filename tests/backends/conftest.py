@@ -9,7 +9,7 @@ import pytest
 from packedbag.backends import cupy_steps
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def few_warps() -> Iterator[None]:
     """Let warps take several rows in the small steps of tests, too, as they do in large ones."""
     with pytest.MonkeyPatch.context() as patch:
