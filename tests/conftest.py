@@ -41,6 +41,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from tests.cuda_on_cpu.host_device.install import install
 
         install()
+        import torch
+
+        # Backward runs in a thread of its own, which takes the number that is set before it begins, and no later one.
+        torch.set_num_threads(1)
     if config.getoption("--device") == "cuda":
         import torch
 
