@@ -15,7 +15,7 @@ from packedbag import PackedEmbedding, optim
 from packedbag.adapters.bitorch_engine import BinaryEmbeddingBag, BinaryEmbeddingCuda, BitFlip, DiodeMix, VoteFlip
 from packedbag.core.errors import ArgumentError, GradientError
 from tests.adapters.votes import accuracy, make_model, train
-from tests.devices import seeded, settled
+from tests.devices import hosted, seeded, settled
 
 V, D = 30, 40
 STATES = [4, 8, 32]
@@ -41,6 +41,11 @@ MAKERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 }
 
 
+#: What is learned in hundreds of steps does not depend on where; that each gives the same bits, others see.
+many_steps = pytest.mark.skipif(hosted(), reason="devices in the host's memory take a minute for so many steps")
+
+
+@many_steps
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_bag_classifier_that_a_majority_solves_is_learned_from_all_parameters_of_the_model(name: str) -> None:
     model = make_model()
@@ -81,6 +86,7 @@ def test_float_averages_follow_the_documented_rule(data: st.DataObject) -> None:
         assert torch.equal(layer.weight.to_bool(), bits)
 
 
+@many_steps
 @pytest.mark.parametrize("bits", [4, 8])
 def test_counters_lie_where_float_averages_do(bits: int) -> None:
     """Both are averages of the same votes: the counter's, rounded stochastically, in units of lr / 2^(k-1)."""
