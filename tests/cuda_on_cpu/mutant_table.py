@@ -163,7 +163,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("touches.cuh", "(random & (gap - 1u)) == 0u", "(random & gap) == 0u", KERNELS),
     Mutant("touches.cuh", "(over / 8u + 4u)", "(over / 8u + 3u)", KERNELS),
     Mutant("touches.cuh", " ^ (u32)(row >> 32) * 0x85ebca77u", "", KERNELS),
-    Mutant("totals.cuh", "statistic != 0u ? 1u : 0u", "1u", COUNTERS),
+    Mutant("row_update.cu", "__ballot_sync(WHOLE_WARP, kept != 0u)", "__ballot_sync(WHOLE_WARP, writes)", COUNTERS),
     Mutant("totals.cuh", "folds < MEMORY ? folds : MEMORY", "folds", KERNELS),
     Mutant("judge.cu", "if (totals) fold(totals);", "if (totals && finite) fold(totals);", KERNELS),
     Mutant("counters.cuh", "(float)random + 0.5f", "(float)random", COUNTERS),
