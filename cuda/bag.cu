@@ -11,7 +11,7 @@ template <int P> struct Found {
 
 // A bag, as the thread of one of its words sees it.
 template <class I> struct Bag {
-  const char *column;  // the word of row 0
+  const u32 *column;  // the word of row 0
   u32 row_bytes;
   const I *indices;
   i64 end;
@@ -19,6 +19,11 @@ template <class I> struct Bag {
   u64 *record;
   int *raised;
 };
+
+// What is read of a row for an entry.
+template <class I> __device__ __forceinline__ u32 word_of(const Bag<I> &bag, I row) {
+  return __ldg(row_at(bag.column, row, bag.row_bytes));
+}
 
 // Counts entries one by one: those beside which an index lies outside, which is rare.
 template <class I, int P, int FAMILY>
@@ -30,7 +35,7 @@ __device__ __forceinline__ void count_each(Found<P> &found, const Bag<I> &bag, i
     const I index = __ldg(bag.indices + i), row = row_of(index, reading, outside);
     if (outside && bag.reports) report(bag.record, bag.raised, KIND_INDEX, (u64)i, (i64)index, reading.rows);
     if (row < 0) continue;
-    const u32 x = __ldg((const u32 *)(bag.column + row_start(row, bag.row_bytes)));
+    const u32 x = word_of(bag, row);
     found.kept++;
     if (FAMILY == MAXIMUM) {
       found.any |= x;
@@ -38,11 +43,6 @@ __device__ __forceinline__ void count_each(Found<P> &found, const Bag<I> &bag, i
       found.planes.add1(x, bag.deep);
     }
   }
-}
-
-// What is read of a row for an entry.
-template <class I> __device__ __forceinline__ u32 word_of(const Bag<I> &bag, I row) {
-  return __ldg((const u32 *)(bag.column + row_start(row, bag.row_bytes)));
 }
 
 // Adds the words of N entries, N at most 8.
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(128, 4)
   }
   // The planes from 8 on are of use from 256 entries on, in any bag of the warp.
   const bool deep = P > 8 && __any_sync(WHOLE_WARP, end - begin > 255);
-  const Bag<I> one = {(const char *)(table + word), width * 4u, indices, end, deep, word == 0, record, raised};
+  const Bag<I> one = {table + word, width * 4u, indices, end, deep, word == 0, record, raised};
   count_rows<I, P, FAMILY>(found, one, begin, reading);
   u32 bits = found.any;
   if (FAMILY == MAJORITY) bits = found.planes.at_least(((u32)found.kept + 1u) / 2u, deep);

@@ -17,8 +17,7 @@ template <class R> struct Occurrences {
 };
 
 // What 32 neighbouring places hold, one a lane.
-template <class R> struct Places {
-  R row;
+struct Places {
   i64 occurrence;     // its number
   const float *line;  // its line of `gradient`
   float count;
@@ -26,7 +25,7 @@ template <class R> struct Places {
 
 // Fetches what place `place` holds besides its row, where that is `wanted`.
 template <class R>
-__device__ __forceinline__ void fetch(Places<R> &at, const Occurrences<R> &all, i64 place, bool wanted) {
+__device__ __forceinline__ void fetch(Places &at, const Occurrences<R> &all, i64 place, bool wanted) {
   at.occurrence = 0;
   at.line = all.gradient;
   at.count = 1.0f;
@@ -40,7 +39,7 @@ __device__ __forceinline__ void fetch(Places<R> &at, const Occurrences<R> &all, 
 // Adds the occurrence that lane `source` holds, if there is one, to `sum`: TILE words from `word` on, this lane's column
 // of each. PLAIN: it has neither weight nor scale, count nor columns. All lanes must call.
 template <class R, int TILE, bool PLAIN>
-__device__ __forceinline__ void add_one(float *sum, const Occurrences<R> &all, const Places<R> &at, u32 source,
+__device__ __forceinline__ void add_one(float *sum, const Occurrences<R> &all, const Places &at, u32 source,
                                         bool there, u32 word, bool scaled, float scale) {
   const u32 lane = threadIdx.x & 31u, column = word * 32u + lane;
   const float *const line = (const float *)__shfl_sync(WHOLE_WARP, (u64)at.line, (int)source) + column;
@@ -76,7 +75,7 @@ __device__ __forceinline__ int add_run(float *sum, const Occurrences<R> &all, R 
   int found = 0;
 #pragma unroll 1
   for (i64 place = first; place < last; place += WARP) {
-    Places<R> at;
+    Places at;
     const bool mine = place + lane < last && all.rows[place + lane] == row;
     fetch(at, all, place + lane, mine);
     const int here = __popc(__ballot_sync(WHOLE_WARP, mine));  // sorted: these are the first lanes

@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(UPDATE_WARPS * WARP, TILE == 1 || (TILE == 2 &
     const R row = __shfl_sync(WHOLE_WARP, window.row, (int)number);
     const u64 row_number = first_row + (u64)row;
     Image<TILE> image;
-    image.load(table, planes, rule, window, from, 0u, lane);
+    if (blocks <= TILE) image.load(table, planes, rule, window, from, 0u, lane);
     float g[WORDS], of_rows[AT_ONCE];
     float slope = 0.0f, r = rule.votes() ? 1.0f : rate, shrink = decay < MOST ? decay : MOST;
 #pragma unroll 1
@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(UPDATE_WARPS * WARP, TILE == 1 || (TILE == 2 &
       }
 #pragma unroll 1
       for (u32 word = 0u; word < blocks; word += TILE) {
-        if (blocks > TILE) image.load(table, planes, rule, window, from, word, lane);
+        if (blocks > TILE && pass != SQUARES) image.load(table, planes, rule, window, from, word, lane);
         if (pass != UPDATE || blocks > TILE) {
           row_gradients<R, TILE>(g, all, window, from, word, by_scale, of_runs, by);
         }

@@ -4,7 +4,7 @@
 
 template <class R> struct Window {
   i64 first;       // place
-  Places<R> at;    // what place `first` + lane holds
+  Places at;       // what place `first` + lane holds
   u32 count;       // rows
   bool goes_on;    // the last row, behind the window
   R row;           // row `lane`; the last where there are fewer
@@ -33,22 +33,22 @@ __device__ __forceinline__ Window<R> look(const Occurrences<R> &all, i64 first, 
   const u32 lane = threadIdx.x & 31u;
   Window<R> w;
   w.first = first;
-  w.at.row = first + lane < all.total ? all.rows[first + lane] : (R)-1;
-  R before = __shfl_up_sync(WHOLE_WARP, w.at.row, 1u);
+  const R here = first + lane < all.total ? all.rows[first + lane] : (R)-1;
+  R before = __shfl_up_sync(WHOLE_WARP, here, 1u);
   if (lane == 0u) before = first > 0 ? all.rows[first - 1] : (R)-1;
-  const bool differs = w.at.row != before, named = w.at.row >= 0 && (i64)w.at.row < row_count;
+  const bool differs = here != before, named = here >= 0 && (i64)here < row_count;
   const u32 changes = __ballot_sync(WHOLE_WARP, differs);
   const u32 starts = __ballot_sync(WHOLE_WARP, differs && named && lane < span);
   w.count = (u32)__popc(starts);
   w.begin = bit_number(starts, lane);
   const u32 behind = changes & ~((2u << w.begin) - 1u);
   w.size = lane < w.count ? (behind ? (u32)__ffs((int)behind) - 1u : 32u) - w.begin : 0u;
-  w.row = __shfl_sync(WHOLE_WARP, w.at.row, (int)w.begin);
+  w.row = __shfl_sync(WHOLE_WARP, here, (int)w.begin);
   const R last = __shfl_sync(WHOLE_WARP, w.row, (int)(w.count ? w.count - 1u : 0u));
-  w.goes_on = w.count > 0u && __shfl_sync(WHOLE_WARP, w.at.row, 31) == last;
+  w.goes_on = w.count > 0u && __shfl_sync(WHOLE_WARP, here, 31) == last;
   if (lane >= w.count) w.row = last;
   // Behind the span, what the last row has of it.
-  fetch(w.at, all, first + lane, named && (lane < span || w.at.row == last));
+  fetch(w.at, all, first + lane, named && (lane < span || here == last));
   return w;
 }
 
@@ -99,7 +99,8 @@ __device__ __forceinline__ void add_products(float *g, const Occurrences<R> &all
     const R row = __shfl_sync(WHOLE_WARP, window.row, (int)(from + j));
     const float factor = scale ? scale[row] : 1.0f;
     float sum[TILE];
-    take<TILE>(sum, g, j);
+#pragma unroll
+    for (int k = 0; k < TILE; k++) sum[k] = 0.0f;
 #pragma unroll 1
     for (u32 i = begin; i < begin + size; i++) {
       add_one<R, TILE, false>(sum, all, window.at, i, true, word, scale != 0, factor);

@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--hosted"):
         from tests.cuda_on_cpu.host_device.install import install
 
-        install()
+        install()  # before torch is imported
         import torch
 
         # Backward runs in a thread of its own, which takes the number that is set before it begins, and no later one.

@@ -8,6 +8,7 @@ without a GPU; what that means for time cannot.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
@@ -16,9 +17,10 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from unittest import mock
 
 from packedbag.backends import cuda_kernels
-from packedbag.backends.cupy_compile import whole
+from packedbag.backends.cupy_compile import ENVIRONMENT, compiled
 from tests.devices import hosted
 
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)")
@@ -51,20 +53,17 @@ def missing() -> str | None:
     return None
 
 
+@functools.cache
 def disassembled(name: str, expression: str, arch: int = 90) -> str:
-    """Return one kernel's machine code as text."""
+    """Return one kernel's machine code as text: of the file that the package loads on a GPU of that architecture."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from cupy.cuda import nvrtc
-    program = nvrtc.createProgram(cuda_kernels.source(name), cuda_kernels.KERNELS[name].file, (), ())
-    nvrtc.addNameExpression(program, expression)
-    nvrtc.compileProgram(program, (*cuda_kernels.OPTIONS, f"-arch=sm_{arch}"))
     tool = disassembler()
     assert tool is not None
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(whole(nvrtc.getCUBIN(program)))
-        file.flush()
-        return subprocess.run([tool, "-c", file.name], capture_output=True, text=True, check=True).stdout
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {ENVIRONMENT: folder}):
+        path, _ = compiled(name, expression, divmod(arch, 10), nvrtc)
+        return subprocess.run([tool, "-c", path], capture_output=True, text=True, check=True).stdout
 
 
 def stretches(text: str) -> list[list[str]]:

@@ -127,7 +127,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("run_sums.cu", "(window - start + RUN - 1) / RUN * RUN", "(window - start) / RUN * RUN", TRAINING),
     Mutant("window.cuh", "first > 0 ? all.rows[first - 1] : (R)-1", "(R)-1", TRAINING),
     Mutant("window.cuh", "differs && named && lane < span", "differs && named", KERNELS),
-    Mutant("window.cuh", "lane < span || w.at.row == last", "lane < span", TRAINING),
+    Mutant("window.cuh", "lane < span || here == last", "lane < span", TRAINING),
     Mutant("window.cuh", "(u32)__ffs((int)behind) - 1u : 32u", "(u32)__ffs((int)behind) - 1u : 31u", TRAINING),
     Mutant("window.cuh", "n -= below;", "", KERNELS),
     Mutant("window.cuh", "w.goes_on = w.count > 0u && ", "w.goes_on = false && ", TRAINING),
